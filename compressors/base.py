@@ -1,0 +1,136 @@
+"""The contract between a compression method and the pipeline: one class, one file, one method."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from compressors.transforms import latent
+from configs.options import check, option
+
+STAGE_KINDS = ("pretrain", "prune", "quantize", "finetune")
+FORMS = ("float", "wbin", "fbin")
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One `Trainer.fit`: `prune`, or `prune-2` for the second round of the same kind."""
+
+    name: str
+
+    @property
+    def kind(self) -> str:
+        return self.name.split("-")[0]
+
+    @property
+    def round(self) -> int:
+        return int(self.name.split("-")[1]) if "-" in self.name else 1
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a stage is optimised when the schedule does not say otherwise: the paper's own lengths and rates."""
+
+    epochs: int
+    optimizer: str = "sgd"
+    lr: float = 0.1
+    weight_decay: float = 5e-4
+    momentum: float = 0.9
+    nesterov: bool = True
+    decay: str = "cosine"
+    milestones: tuple[float, ...] = ()
+    gamma: float = 0.1
+
+
+@dataclass
+class Compressor:
+    """Base of all methods. A subclass is a dataclass: its fields are its options, its methods its algorithm.
+
+    The pipeline calls, in order: `prepare` once on a fresh model; then for every stage `start`, the training loop with
+    `penalty`, `before_step`, `after_step`, `before_epoch`, and `finish`. All state must live in the model (parameters,
+    buffers and extra state of weight transforms): a run resumed in mid-stage calls `prepare`, loads the state, and goes
+    on without `start`.
+    """
+
+    _target_: str = ""
+    name: str = option("", "the method's config name")
+    form: str = option("float", "network form: float, wbin (binary weights), fbin (binary inputs too)", choices=FORMS)
+    float_layers: list[str] = option(
+        ["first", "last"], "layers left float: first, last, or regular expressions on layer names"
+    )
+
+    STAGES: ClassVar[tuple[str, ...]] = ("pretrain", "quantize", "finetune")
+    PFR_UNIT: ClassVar[str] = "filter"
+    """What the pruned ratio counts in the paper: `filter`, `kernel`, `column`, `group` or `weight`."""
+
+    def __post_init__(self) -> None:
+        check(self, "compressor")
+
+    # -- structure ---------------------------------------------------------------------------------------------------
+
+    def stages(self) -> list[Stage]:
+        """The stages of this method, in order. A method may skip or repeat a kind."""
+        return [Stage(name) for name in self.STAGES]
+
+    def recipe(self, stage: Stage) -> Recipe:
+        """The paper's optimizer, rate and length of a stage."""
+        return Recipe(epochs=200, lr=0.1 if stage.kind == "pretrain" else 0.01)
+
+    def layers(self, model: nn.Module) -> dict[str, nn.Module]:
+        """The conv and linear layers this method compresses, by name, in model order.
+
+        Raises:
+            ValueError: no layer is left to compress.
+        """
+        found = {n: m for n, m in model.named_modules() if isinstance(m, (nn.Conv2d, nn.Linear))}
+        names = list(found)
+        patterns = [p for p in self.float_layers if p not in ("first", "last")]
+        skip = {names[0]} if "first" in self.float_layers else set()
+        skip |= {names[-1]} if "last" in self.float_layers else set()
+        kept = {n: m for n, m in found.items() if n not in skip and not any(re.search(p, n) for p in patterns)}
+        if not kept:
+            raise ValueError(f"compressor.float_layers={self.float_layers}: leaves no layer of the model to compress")
+        return kept
+
+    # -- the hooks -----------------------------------------------------------------------------------------------------
+
+    def prepare(self, model: nn.Module, example: Tensor) -> None:
+        """Attach the weight transforms. `example`: one image [1, C, H, W], for methods that trace the channel graph."""
+
+    def start(self, model: nn.Module, stage: Stage) -> None:
+        """What happens at the start of a stage: masks decided, duals initialised, quantizers switched on."""
+
+    def parameters(self, model: nn.Module, stage: Stage) -> list[dict[str, Any]]:
+        """Parameter groups to optimise in this stage; parameters in no group are frozen. Must not change state."""
+        return [{"params": list(model.parameters())}]
+
+    def penalty(self, model: nn.Module, stage: Stage) -> Tensor | None:
+        """A differentiable 0-dim term added to the loss, or None."""
+        return None
+
+    def before_epoch(self, model: nn.Module, stage: Stage, epoch: int, epochs: int) -> None:
+        """Before the first step of `epoch` (0-based) of `epochs`: ramps, duals, thresholds."""
+
+    def before_step(self, model: nn.Module, stage: Stage) -> None:
+        """After backward and before the optimizer's step: the place to shape gradients."""
+
+    def after_step(self, model: nn.Module, stage: Stage) -> None:
+        """After the optimizer's step: the place to project or clip weights."""
+
+    def finish(self, model: nn.Module, stage: Stage) -> None:
+        """What is fixed at the end of a stage."""
+
+    def metrics(self, model: nn.Module) -> dict[str, float | list[float]]:
+        """Logged every epoch: numbers are plotted as curves, lists (histograms, per-layer values) as heat maps."""
+        return {}
+
+
+def clip_latent(layers: dict[str, nn.Module], limit: float = 1.0) -> None:
+    """Clips latent weights to [-limit, limit], so that a clipped straight-through gradient cannot die (BNN)."""
+    with torch.no_grad():
+        for layer in layers.values():
+            latent(layer).clamp_(-limit, limit)
