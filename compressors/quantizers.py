@@ -46,8 +46,8 @@ class ScaledBinary(Quantizer):
     """BWN / XNOR-Net: q(w) = alpha_k sign(w), alpha_k = mean of |w| over the nonzero weights of filter k.
 
     dL/dw_i = g_i alpha 1[|w_i| <= 1] + sign(w_i)/n sum_j g_j sign(w_j): exact gradient of mean|w| * sign(w) with the
-    clipped straight-through sign (Rastegari et al., 2016, section 3; the coupled form of its released code). Weights that
-    are exactly zero are structural (masked before): they take no part in alpha; mask them after the quantizer too.
+    clipped straight-through sign (Rastegari et al., 2016, section 3; the coupled form of its released code). Weights
+    that are exactly zero are structural (masked before): they take no part in alpha; mask them after the quantizer too.
     """
 
     def _alpha(self, weight: Tensor) -> Tensor:

@@ -74,7 +74,7 @@ def scaled(codes: Tensor, scale: Scale) -> Tensor:
 
 
 class Quantizer(WeightTransform):
-    """A transform whose values are `scale * codes`. Subclasses write `encode`, and the pseudo-gradient in `transform`."""
+    """Values are `scale * codes`. Subclasses write `encode`, and its pseudo-gradient in `transform`."""
 
     def encode(self, weight: Tensor) -> tuple[Tensor, Scale]:
         """Integer codes of the weight's shape (float tensor holding integers) and their fp32 scale."""
