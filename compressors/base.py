@@ -72,8 +72,8 @@ class Compressor:
 
     # -- structure ---------------------------------------------------------------------------------------------------
 
-    def stages(self) -> list[Stage]:
-        """The stages of this method, in order. A method may skip or repeat a kind."""
+    def stages(self, model: nn.Module) -> list[Stage]:
+        """The stages of this method on this (prepared) model, in order. A method may skip or repeat a kind."""
         return [Stage(name) for name in self.STAGES]
 
     def recipe(self, stage: Stage) -> Recipe:

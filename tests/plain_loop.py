@@ -31,7 +31,7 @@ def run(compressor, model: nn.Module, images: Tensor, labels: Tensor, epochs: in
     """All stages of a method, each `epochs` long; returns the model in eval mode and the metrics by stage."""
     compressor.prepare(model, images[:1])
     history = {}
-    for stage in compressor.stages():
+    for stage in compressor.stages(model):
         model.train()
         history[stage.name] = run_stage(compressor, model, stage, images, labels, epochs, lr)
     return model.eval(), history
