@@ -1,0 +1,95 @@
+"""The two layers of ours that networks are built from, besides torch's own."""
+
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+SignGradient = Literal["hardtanh", "approx"]
+
+
+class _SignHardtanh(torch.autograd.Function):
+    """q(x) = 1 if x >= 0 else -1; dq/dx := 1 if |x| < 1 else 0 (straight-through, clipped; STQ's lab code)."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.save_for_backward(x.abs() < 1)
+        return binarize(x)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        (inside,) = ctx.saved_tensors
+        return grad * inside
+
+
+class _SignApprox(torch.autograd.Function):
+    """q(x) = 1 if x >= 0 else -1; dq/dx := 2 + 2x on [-1, 0), 2 - 2x on [0, 1), 0 elsewhere (Bi-Real Net)."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.save_for_backward(x)
+        return binarize(x)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        (x,) = ctx.saved_tensors
+        return grad * (2 - 2 * x.abs()).clamp_(min=0)
+
+
+def binarize(x: Tensor) -> Tensor:
+    """+1 where x >= 0, else -1, in x's shape and dtype. Zero counts as positive, unlike in `torch.sign`."""
+    return (x >= 0).to(x.dtype).mul_(2).sub_(1)
+
+
+class Sign(nn.Module):
+    """Binary activation: any shape in, the same shape of +1 / -1 out.
+
+    forward   q(x) = 1 if x >= 0 else -1
+    backward  "hardtanh":  dq/dx = 1[|x| < 1]                                     (XNOR-Net, STQ: lab code)
+              "approx":    dq/dx = 2 + 2x on [-1, 0), 2 - 2x on [0, 1), else 0     (Bi-Real Net: paper)
+
+    Raises ValueError for another gradient name.
+    """
+
+    def __init__(self, gradient: SignGradient = "hardtanh") -> None:
+        super().__init__()
+        if gradient not in ("hardtanh", "approx"):
+            raise ValueError(f"Sign gradient is {gradient!r}; expected hardtanh or approx")
+        self.gradient = gradient
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (_SignHardtanh if self.gradient == "hardtanh" else _SignApprox).apply(x)
+
+    def extra_repr(self) -> str:
+        return f"gradient={self.gradient!r}"
+
+
+class PadShortcut(nn.Module):
+    """ResNet's parameter-free shortcut (option A of the ResNet paper).
+
+    [N, C, H, W] -> [N, before + C + after, ceil(H / stride), ceil(W / stride)]: every `stride`-th pixel,
+    and zeros in the new channels.
+    """
+
+    def __init__(self, stride: int, before: int, after: int) -> None:
+        super().__init__()
+        self.stride, self.before, self.after = stride, before, after
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, self.before, self.after))
+
+    def extra_repr(self) -> str:
+        return f"stride={self.stride}, before={self.before}, after={self.after}"
+
+
+def initialise(model: nn.Module) -> None:
+    """Kaiming-normal weights (fan-in) and zero biases for every Conv2d and Linear; BatchNorm keeps torch's 1 and 0.
+
+    Signs of the weights come out balanced, which binary layers need (an all-positive start never recovers).
+    """
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d | nn.Linear):
+            nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)

@@ -1,0 +1,37 @@
+"""Checks every model builder shares: form, image size and its own options, each refused in one clear line."""
+
+from collections.abc import Mapping
+from difflib import get_close_matches
+from typing import Any
+
+FORMS = ("float", "wbin", "fbin")
+
+
+def check_form(model: str, form: str, supported: tuple[str, ...] = FORMS, reason: str = "") -> None:
+    """Raise ValueError unless `form` is one the model can take; `reason` says why the others are not."""
+    if form not in supported:
+        why = f" ({reason})" if reason and form in FORMS else ""
+        raise ValueError(f"model.form={form} is not possible for {model}{why}; expected {', '.join(supported)}")
+
+
+def check_image_size(model: str, image_size: int, minimum: int, multiple: int = 1) -> None:
+    """Raise ValueError for images the network would shrink to nothing, or whose branches would not match in size."""
+    if image_size < minimum or image_size % multiple:
+        rule = f"at least {minimum}" + (f" and a multiple of {multiple}" if multiple > 1 else "")
+        raise ValueError(f"dataset.image_size={image_size} does not suit {model}; expected {rule} pixels")
+
+
+def choose(model: str, options: Mapping[str, Any], choices: Mapping[str, tuple[Any, ...]]) -> dict[str, Any]:
+    """The options with defaults filled in: `choices` maps each known name to its values, the default first.
+
+    Raises ValueError for an unknown name (with the near match) or a value that is not among the choices.
+    """
+    for name, value in options.items():
+        if name not in choices:
+            near = get_close_matches(name, choices, n=1)
+            hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(choices) or 'none'}"
+            raise ValueError(f"model.options.{name} is not an option of {model}; {hint}")
+        if value not in choices[name]:
+            expected = ", ".join(str(choice) for choice in choices[name])
+            raise ValueError(f"model.options.{name}={value} is not possible for {model}; expected {expected}")
+    return {name: options.get(name, values[0]) for name, values in choices.items()}
