@@ -1,0 +1,133 @@
+"""A data set that lives on the device as uint8 and is shuffled, augmented and normalised there, a batch at a time."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+
+def normalise(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
+    """uint8 [N, C, H, W] -> float32 (images / 255 - mean) / std, with one mean and std per channel."""
+    scale = torch.tensor([1 / (255 * s) for s in std], device=images.device).view(1, -1, 1, 1)
+    shift = torch.tensor([-m / s for m, s in zip(mean, std, strict=True)], device=images.device).view(1, -1, 1, 1)
+    return images.to(torch.float32).mul_(scale).add_(shift)
+
+
+def crop(images: Tensor, offsets: Tensor, padding: int) -> Tensor:
+    """Random crops of zero-padded images, in one gather: image i starts at row, column `offsets[i]` of its padded self.
+
+    images [N, C, H, W], offsets int64 [N, 2] in 0 .. 2 * padding -> [N, C, H, W].
+    """
+    height, width = images.shape[-2:]
+    windows = F.pad(images, (padding,) * 4).unfold(2, height, 1).unfold(3, width, 1)
+    return windows[torch.arange(len(images), device=images.device), :, offsets[:, 0], offsets[:, 1]]
+
+
+class TensorLoader:
+    """Iterates (float32 images [B, C, H, W], int64 labels [B]) over uint8 images held in memory.
+
+    Order, crops and flips of epoch e depend on (seed, e) only, so a resumed run sees the batches it would have seen.
+    With `shuffle` every one of `world_size` ranks gets equally many images (a few come twice); without it each image
+    comes exactly once.
+
+    images: uint8 [N, C, H, W]; labels: [N]; crop_padding: zero pixels on each side before a random crop, 0 for none;
+    flip: mirror half of the images. Raises ValueError when nothing would be yielded.
+    """
+
+    def __init__(
+        self,
+        images: Tensor,
+        labels: Tensor,
+        batch_size: int,
+        mean: Sequence[float],
+        std: Sequence[float],
+        *,
+        crop_padding: int = 0,
+        flip: bool = False,
+        shuffle: bool = False,
+        drop_last: bool = False,
+        seed: int = 0,
+        device: torch.device | str = "cpu",
+        channels_last: bool = False,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
+        self.images = images.to(device)
+        self.labels = labels.to(device, torch.int64)
+        self.batch_size, self.drop_last = batch_size, drop_last
+        self.mean, self.std = tuple(mean), tuple(std)
+        self.crop_padding, self.flip, self.shuffle, self.seed = crop_padding, flip, shuffle, seed
+        self.channels_last = channels_last
+        self.rank, self.world_size = rank, world_size
+        self.epoch = 0
+        self._done = 0  # batches handed out in this epoch
+        self._start = 0  # first batch of the next pass: not 0 only when a stopped epoch is gone on with
+        if len(self) == 0:
+            raise ValueError(
+                f"dataset.batch_size={batch_size} leaves no full batch of the {len(images)} images there are"
+            )
+
+    def __len__(self) -> int:
+        count = self._count()
+        return count // self.batch_size if self.drop_last else -(-count // self.batch_size)
+
+    @property
+    def sampler(self) -> "TensorLoader":
+        """This loader: Lightning calls `loader.sampler.set_epoch` at the start of every epoch."""
+        return self
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch that the next pass draws; another epoch than the present one starts at its first batch."""
+        if epoch != self.epoch:
+            self.epoch, self._done, self._start = epoch, 0, 0
+
+    def state_dict(self) -> dict[str, int]:
+        """The place inside the epoch; Lightning keeps it in the checkpoint."""
+        return {"epoch": self.epoch, "done": self._done}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on after the batches that were handed out when `state` was taken."""
+        self.epoch, self._start = int(state["epoch"]), int(state["done"]) % len(self)
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        order, offsets, flips = self._draw()
+        start, self._start = self._start, 0
+        for batch in range(start, len(self)):
+            chosen = slice(batch * self.batch_size, (batch + 1) * self.batch_size)
+            index = order[chosen]
+            images = self.images[index]
+            if offsets is not None:
+                images = crop(images, offsets[chosen], self.crop_padding)
+            if flips is not None:
+                images = torch.where(flips[chosen].view(-1, 1, 1, 1), images.flip(-1), images)
+            images = normalise(images, self.mean, self.std)
+            if self.channels_last:
+                images = images.contiguous(memory_format=torch.channels_last)
+            self._done = batch + 1
+            yield images, self.labels[index]
+
+    def _count(self) -> int:
+        """Images this rank yields in an epoch, before `drop_last`."""
+        total = len(self.images)
+        if self.shuffle:
+            return -(-total // self.world_size)
+        return len(range(self.rank, total, self.world_size))
+
+    def _draw(self) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """This rank's order, crop offsets and flips for the whole epoch; drawn on the CPU, so equal on any device."""
+        # a large factor, so that (seed, epoch + 1) and (seed + 1, epoch) do not draw the same stream
+        generator = torch.Generator().manual_seed((self.seed * 1_000_003 + self.epoch) % 2**63)
+        total = len(self.images)
+        order = torch.randperm(total, generator=generator) if self.shuffle else torch.arange(total)
+        if self.shuffle:
+            order = order[torch.arange(self._count() * self.world_size) % total]
+        count, device = len(order), self.images.device
+        offsets = flips = None
+        if self.crop_padding:
+            offsets = torch.randint(2 * self.crop_padding + 1, (count, 2), generator=generator)
+        if self.flip:
+            flips = torch.randint(2, (count,), generator=generator, dtype=torch.bool)
+        mine = slice(self.rank, None, self.world_size)
+        return tuple(part if part is None else part[mine].to(device) for part in (order, offsets, flips))
