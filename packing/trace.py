@@ -1,0 +1,232 @@
+"""From a trained model to a packed one: every dead channel is cut, every weight becomes codes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, fx, nn
+
+from models.channels import Liveness
+from models.graph import WEIGHTED, batchnorm_affine, module_of, trace
+from packing.spec import LayerCodes, Node, PackedModel, scaled
+
+Encode = Callable[[nn.Module], tuple[Tensor, Tensor | tuple[Tensor, Tensor]] | None]
+
+
+def to_packed(
+    model: nn.Module, encode: Encode, input_shape: tuple[int, int, int], meta: dict[str, Any] | None = None
+) -> PackedModel:
+    """Pack a trained model; its logits (eval mode, fp32) do not change.
+
+    Args:
+        encode: layer -> (integer codes of the weight's shape, fp32 scale: 0-dim, one per filter, or a (positive,
+            negative) pair of such), or None for a layer that stays float.
+        input_shape: (C, H, W) of one image.
+        meta: plain JSON values to carry along, e.g. class names, mean and std.
+
+    Raises:
+        ValueError: an operation no packed model knows, or a layer whose weight is not exactly scale * codes.
+    """
+    device = next((p.device for p in model.parameters()), torch.device("cpu"))
+    graph = trace(model)
+    live = Liveness(graph, torch.zeros(1, *input_shape, device=device))
+    builder = _Builder(live, encode)
+    for node in graph.graph.nodes:
+        builder.visit(node)
+    original = {"parameters": sum(p.numel() for p in _parameters(model)), "dropped": builder.dropped}
+    output = next(node for node in graph.graph.nodes if node.op == "output").args[0]
+    meta = {**(meta or {}), "original": original}
+    packed = PackedModel(builder.nodes, tuple(input_shape), builder.name[output], meta)
+    packed.validate()
+    return packed
+
+
+def _parameters(model: nn.Module) -> list[Tensor]:
+    """What a plain checkpoint of the network would hold: weights, biases and BN's scale and shift."""
+    layers = (nn.Conv2d, nn.Linear, nn.BatchNorm1d, nn.BatchNorm2d)
+    tensors = [getattr(m, name) for m in model.modules() if isinstance(m, layers) for name in ("weight", "bias")]
+    return [t for t in tensors if t is not None]
+
+
+class _Builder:
+    """Emits nodes in order. `present[node]`: bool per original channel, what the emitted node `name[node]` carries."""
+
+    def __init__(self, live: Liveness, encode: Encode) -> None:
+        self.live, self.encode = live, encode
+        self.nodes: list[Node] = []
+        self.name: dict[fx.Node, str] = {}
+        self.present: dict[fx.Node, np.ndarray] = {}
+        self.dropped: list[list[Any]] = []
+
+    def visit(self, node: fx.Node) -> None:
+        kind, module = self.live.kinds[node], module_of(self.live.graph, node)
+        if kind == "output":
+            return
+        if kind == "input":
+            self._emit("input", node, [], np.ones(len(self.live.keep[node]), bool))
+        elif kind in WEIGHTED:
+            self._weighted(kind, node, module)
+        elif kind == "add":
+            self._add(node)
+        elif kind == "cat":
+            parts = [n for n in node.args[0] if self.present[n].any()]
+            self._emit_or_alias("cat", node, parts, np.concatenate([self.present[n] for n in node.args[0]]))
+        elif not self.present[node.args[0]].any() or not self.live.keep[node].any():
+            self.present[node] = np.zeros(len(self.live.keep[node]), bool)
+        elif kind == "identity":
+            self._alias(node, node.args[0])
+        elif kind == "batchnorm":
+            present = self.present[node.args[0]]
+            scale, shift = (t.numpy()[present] for t in batchnorm_affine(module))
+            self._emit("affine", node, [node.args[0]], present, tensors={"scale": scale, "shift": shift})
+        elif kind == "flatten":
+            source = self.present[node.args[0]]
+            self._emit(kind, node, [node.args[0]], np.repeat(source, len(self.live.keep[node]) // len(source)))
+        elif kind == "pad_shortcut":
+            self._pad_shortcut(node, module)
+        else:
+            self._emit(kind, node, [node.args[0]], self.present[node.args[0]], _attrs(kind, module))
+
+    def _emit(
+        self,
+        op: str,
+        node: fx.Node,
+        inputs: list[fx.Node],
+        present: np.ndarray,
+        attrs: dict[str, Any] | None = None,
+        tensors: dict[str, np.ndarray] | None = None,
+        codes: LayerCodes | None = None,
+        sources: list[str] | None = None,
+    ) -> None:
+        name = node.target if node.op == "call_module" else node.name
+        if any(n.name == name for n in self.nodes):  # a module that is called twice
+            name = node.name
+        sources = [self.name[n] for n in inputs] if sources is None else sources
+        self.nodes.append(Node(op, name, tuple(sources), attrs or {}, tensors or {}, codes))
+        self.name[node], self.present[node] = name, present
+
+    def _alias(self, node: fx.Node, source: fx.Node) -> None:
+        self.name[node], self.present[node] = self.name[source], self.present[source]
+
+    def _emit_or_alias(self, op: str, node: fx.Node, parts: list[fx.Node], present: np.ndarray) -> None:
+        if len(parts) > 1:
+            self._emit(op, node, parts, present)
+            return
+        self.present[node] = present
+        if parts:
+            self.name[node] = self.name[parts[0]]
+
+    def _select(self, source: fx.Node, wanted: np.ndarray, reader: fx.Node) -> str:
+        """Name of a node that carries just the wanted channels of `source`."""
+        present = self.present[source]
+        if np.array_equal(wanted, present):
+            return self.name[source]
+        name = f"{reader.target if reader.op == 'call_module' else reader.name}.select{reader.args.index(source)}"
+        index = np.flatnonzero(wanted[present])
+        self.nodes.append(Node("select", name, (self.name[source],), tensors={"index": index}))
+        return name
+
+    def _weighted(self, kind: str, node: fx.Node, module: nn.Conv2d | nn.Linear) -> None:
+        keep, reads = self.live.keep[node].numpy(), self.live.reads[node].numpy()
+        encoded = self.encode(module)
+        full_shape = tuple(module.weight.shape)
+        if not keep.any():
+            self.present[node] = keep
+            self.dropped.append([node.target, list(full_shape), encoded is not None])
+            return
+        attrs: dict[str, Any] = {}
+        cols = np.flatnonzero(reads)
+        if kind == "conv":
+            attrs = {name: tuple(getattr(module, name)) for name in ("stride", "padding", "dilation")}
+            attrs["groups"] = module.groups * int(reads.sum()) // len(reads)  # groups go as a whole
+            cols = cols if module.groups == 1 else np.arange(full_shape[1])
+        codes = _layer_codes(node.target, module, encoded, np.flatnonzero(keep), cols, attrs.get("groups", 1))
+        tensors = {} if module.bias is None else {"bias": module.bias.detach().float().cpu().numpy()[keep]}
+        source = self._select(node.args[0], reads, node)
+        self._emit(kind, node, [node.args[0]], keep, attrs, tensors, codes, [source])
+
+    def _add(self, node: fx.Node) -> None:
+        """Operands land in their places of the kept output channels: y = shortcut; y[:, keep] += branch."""
+        keep = self.live.keep[node].numpy()
+        carried = {n: self.present[n] & keep for n in node.args}
+        parts = [n for n in node.args if carried[n].any()]
+        if len(parts) < 2:
+            self.present[node] = carried[parts[0]] if parts else keep
+            if parts:
+                self.name[node] = self._select(parts[0], carried[parts[0]], node)
+            return
+        sources = [self._select(n, carried[n], node) for n in parts]
+        tensors = {f"index{k}": np.flatnonzero(carried[n][keep]) for k, n in enumerate(parts)}
+        tensors = {name: index for name, index in tensors.items() if len(index) < keep.sum()}
+        attrs = {"channels": int(keep.sum())} if tensors else {}
+        self._emit("add", node, parts, keep, attrs, tensors, sources=sources)
+
+    def _pad_shortcut(self, node: fx.Node, module: nn.Module) -> None:
+        keep, source = self.live.keep[node].numpy(), self.present[node.args[0]]
+        before, after = keep[: module.before], keep[module.before + len(source) :]
+        attrs = {"stride": module.stride, "before": int(before.sum()), "after": int(after.sum())}
+        self._emit("pad_shortcut", node, [node.args[0]], np.concatenate([before, source, after]), attrs)
+
+
+def _attrs(kind: str, module: nn.Module) -> dict[str, Any]:
+    def pair(value: int | tuple[int, int]) -> tuple[int, int]:
+        return (value, value) if isinstance(value, int) else tuple(value)
+
+    if kind == "hardtanh":
+        return {"min": float(module.min_val), "max": float(module.max_val)}
+    if kind not in ("maxpool", "avgpool"):
+        return {}
+    if getattr(module, "divisor_override", None) is not None:
+        raise ValueError(f"avgpool with divisor_override={module.divisor_override}: expected None")
+    attrs = {"kernel": pair(module.kernel_size), "stride": pair(module.stride), "padding": pair(module.padding)}
+    attrs["ceil_mode"] = module.ceil_mode
+    if kind == "maxpool":
+        return {**attrs, "dilation": pair(module.dilation)}
+    return {**attrs, "count_include_pad": module.count_include_pad}
+
+
+def _layer_codes(
+    name: str,
+    module: nn.Module,
+    encoded: tuple[Tensor, Tensor | tuple[Tensor, Tensor]] | None,
+    rows: np.ndarray,
+    cols: np.ndarray,
+    groups: int,
+) -> LayerCodes:
+    weight = module.weight.detach().float().cpu().numpy()
+    cut = np.ix_(rows, cols)
+    if encoded is None:
+        return LayerCodes(weight.shape, rows, cols, floats=np.ascontiguousarray(weight[cut]))
+    codes, scale = encoded
+    codes = codes.detach().cpu().numpy()
+    scales = [_per_row(s, name, len(weight)) for s in (scale if isinstance(scale, tuple) else (scale,))]
+    if not np.array_equal(scaled(codes, *scales), weight):
+        worst = np.abs(scaled(codes, *scales) - weight).max()
+        raise ValueError(f"layer {name}: its weight is not scale * codes (off by up to {worst:.3g})")
+    codes = codes[cut]
+    codes = np.ascontiguousarray(codes.astype(np.int8 if np.abs(codes.astype(np.int64)).max() <= 127 else np.int16))
+    scales = [s[rows] if s.ndim else s for s in scales]
+    gather = _regular_gather(codes) if groups == 1 else None
+    if gather is not None:
+        codes = codes[np.arange(len(rows))[:, None], gather]
+    return LayerCodes(weight.shape, rows, cols, codes, *scales, gather=gather)
+
+
+def _per_row(scale: Tensor, name: str, rows: int) -> np.ndarray:
+    array = scale.detach().float().cpu().numpy()
+    if array.ndim and array.size != rows:
+        raise ValueError(f"layer {name}: scale of shape {list(array.shape)}, expected one number or {rows}")
+    return array.reshape(rows) if array.ndim else array
+
+
+def _regular_gather(codes: np.ndarray) -> np.ndarray | None:
+    """Columns [rows, D] that filters read, where each has exactly D < cols nonzero kernels, none holding a zero."""
+    kernels = codes.reshape(*codes.shape[:2], -1)
+    read = kernels.any(axis=2)
+    counts = read.sum(axis=1)
+    if counts.min() != counts.max() or counts[0] in (0, read.shape[1]) or (kernels[read] == 0).any():
+        return None
+    return np.nonzero(read)[1].reshape(len(codes), -1)
