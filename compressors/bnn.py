@@ -18,10 +18,13 @@ class BNN(Compressor):
     """Binary weights from the first step on; form fbin is BNN, form wbin is BinaryConnect.
 
     Latent weights are clipped to [-1, 1] after every step, where the straight-through gradient passes. The first and
-    last layers stay float here (our choice, as in the tables that STQ-Nets compares with).
+    last layers and a shortcut's conv stay float here (our choice, as in the tables that STQ-Nets compares with).
     """
 
     form: str = option("fbin", "network form: fbin (BNN) or wbin (BinaryConnect)", choices=("wbin", "fbin"))
+    float_layers: list[str] = option(
+        ["first", "last", "downsample"], "layers left float: first, last, or regular expressions on layer names"
+    )
 
     STAGES: ClassVar[tuple[str, ...]] = ("pretrain",)
 
