@@ -33,7 +33,10 @@ class Stage:
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a stage is optimised when the schedule does not say otherwise: the paper's own lengths and rates."""
+    """How a stage is optimised when the schedule does not say otherwise: the paper's own lengths and rates.
+
+    `gamma` multiplies the rate at every milestone (a fraction of the stage); a tuple has one factor per milestone.
+    """
 
     epochs: int
     optimizer: str = "sgd"
@@ -43,7 +46,9 @@ class Recipe:
     nesterov: bool = True
     decay: str = "cosine"
     milestones: tuple[float, ...] = ()
-    gamma: float = 0.1
+    gamma: float | tuple[float, ...] = 0.1
+    interval: int = 1
+    """Epochs of one cycle of decay = "cyclic": the rate restarts, then is multiplied by gamma after each third."""
 
 
 @dataclass
@@ -65,7 +70,7 @@ class Compressor:
 
     STAGES: ClassVar[tuple[str, ...]] = ("pretrain", "quantize", "finetune")
     PFR_UNIT: ClassVar[str] = "filter"
-    """What the pruned ratio counts in the paper: `filter`, `kernel`, `column`, `group` or `weight`."""
+    """What the pruned ratio counts in the paper: `filter`, `channel`, `kernel`, `column`, `group` or `weight`."""
 
     def __post_init__(self) -> None:
         check(self, "compressor")

@@ -1,0 +1,186 @@
+"""PTQ, Pruning Ternary Quantization: unit-norm filters, magnitude pruning, then ternary signs of what is left."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from compressors.base import Compressor, Recipe, Stage
+from compressors.transforms import Mask, UnitNorm, attach, find, latent, transformed
+from compressors.unit_ternary import DELTAS, UnitTernary, per_filter
+from configs.options import option
+from models.graph import batchnorm_after
+
+VARIANTS = ("R0", "R1", "R2", "R3")
+
+
+@dataclass
+class PTQ(Compressor):
+    """An abstract-faithful reconstruction: the paper's body was not available.
+
+    Certain (paper): L2 normalisation, pruning and a weight-decay-like term bring the full-precision weight u close to
+    the ternary weight u_hat; pruning and normalising come first, a refined straight-through estimator settles the
+    ternary weights. Inferred: unit norm per filter, unstructured magnitude pruning, scale 1 / sqrt(k). The rest, all
+    rates and lengths too, is our choice.
+
+        prune     u = m w / ||m w||;  m keeps the 1 - r_t largest |u| of each layer, r_t -> r
+        quantize  u_hat = sign(u) / sqrt(k);  G = dL/du_hat
+                  R0  m G + lambda w           plain straight-through and ordinary decay
+                  R1  m [G + lambda (u - u_hat)]           decay towards the ternary point (the refined estimator)
+                  R2  m (I - u u') G + lambda (u - u_hat)  backpropagated through the norm
+                  R3  m [G |u| / |u_hat| + lambda (u - u_hat)]
+        after every step  w <- u
+    """
+
+    form: str = option("float", "network form; PTQ leaves activations alone", choices=("float",))
+    float_layers: list[str] = option(["first"], "layers left float: first, last, or regular expressions")
+    pfr: float = option(0.9, "prune ratio r: fraction of zero weights in every compressed layer", ge=0, lt=1)
+    start_ratio: float = option(0.3, "prune ratio at the first epoch of the ramp", ge=0, lt=1)
+    ramp: float = option(0.6, "fraction of the prune stage over which the ratio rises", ge=0, le=1)
+    delta: str = option("support", "ternary threshold on survivors: 0 (support) or 0.7 mean|u| (twn)", choices=DELTAS)
+    estimator: str = option("R1", "gradient of the ternary weights", choices=VARIANTS)
+    lambda_: float = option(1e-4, "pull towards the ternary point (R0: towards zero)", ge=0)
+    reinit: bool = option(False, "start the quantize stage from u_hat (as the follow-up HQ does)")
+    depthwise: str = option("float", "depthwise convs: keep float or make ternary", choices=("float", "ternary"))
+    protocol: str = option("imagenet", "which stage lengths and rates to use by default", choices=("imagenet", "cifar"))
+
+    STAGES: ClassVar[tuple[str, ...]] = ("pretrain", "prune", "quantize")
+    PFR_UNIT: ClassVar[str] = "weight"
+
+    def recipe(self, stage: Stage) -> Recipe:
+        if self.protocol == "cifar":
+            epochs, lr = {"pretrain": (200, 0.1), "prune": (100, 0.05), "quantize": (100, 0.01)}[stage.kind]
+            return Recipe(epochs=epochs, lr=lr, weight_decay=5e-4)
+        epochs, lr = {"pretrain": (90, 0.1), "prune": (45, 0.01), "quantize": (30, 0.005)}[stage.kind]
+        return Recipe(epochs=epochs, lr=lr, weight_decay=1e-4)
+
+    def layers(self, model: nn.Module) -> dict[str, nn.Module]:
+        found = super().layers(model)
+        if self.depthwise == "ternary":
+            return found
+        return {name: layer for name, layer in found.items() if not is_depthwise(layer)}
+
+    def prepare(self, model: nn.Module, example: Tensor) -> None:
+        followed = batchnorm_after(model)
+        for name, layer in self.layers(model).items():
+            attach(
+                layer,
+                Mask(tuple(layer.weight.shape), active=False),
+                UnitNorm(active=False),
+                UnitTernary(self.delta, gain=name not in followed, soft=self.estimator == "R3"),
+            )
+
+    def start(self, model: nn.Module, stage: Stage) -> None:
+        if stage.kind == "pretrain":
+            return
+        for _, layer in transformed(model):
+            mask, norm, ternary = find(layer, Mask), find(layer, UnitNorm), find(layer, UnitTernary)
+            if stage.kind == "prune" and ternary.gain is not None:
+                ternary.gain.data.copy_(latent(layer).detach().flatten(1).norm(dim=1).mean())
+            mask.active = True
+            # On the sphere the norm is 1 already: leaving it out is the straight-through gradient of R0, R1 and R3.
+            norm.active = stage.kind == "prune" or self.estimator == "R2"
+            ternary.active = stage.kind == "quantize"
+            project(layer)
+            if stage.kind == "quantize" and self.reinit:
+                codes, root = ternary.unit(latent(layer).detach() * mask.mask)
+                latent(layer).data.copy_(codes * root)
+
+    def parameters(self, model: nn.Module, stage: Stage) -> list[dict[str, Any]]:
+        """Two groups: weights with the recipe's weight decay; BN, biases, gains and ternary weights without."""
+        gains = {id(t.gain) for _, layer in transformed(model) if (t := find(layer, UnitTernary)).gain is not None}
+        ternary = {id(latent(layer)) for _, layer in transformed(model)} if stage.kind == "quantize" else set()
+        used = [p for p in model.parameters() if stage.kind != "pretrain" or id(p) not in gains]
+        decayed = [p for p in used if p.dim() > 1 and id(p) not in ternary]
+        rest = [p for p in used if p.dim() <= 1 or id(p) in ternary]
+        return [{"params": decayed}, {"params": rest, "weight_decay": 0.0}]
+
+    def ratio(self, epoch: int, epochs: int) -> float:
+        """r_t = r + (r0 - r)(1 - t/T)^3 for the first T epochs, then r (cubic ramp; our choice)."""
+        ramp = min(math.floor(self.ramp * epochs), epochs - 1)
+        if epoch >= ramp:
+            return self.pfr
+        return self.pfr + (min(self.start_ratio, self.pfr) - self.pfr) * (1 - epoch / ramp) ** 3
+
+    def before_epoch(self, model: nn.Module, stage: Stage, epoch: int, epochs: int) -> None:
+        if stage.kind == "prune" and (epoch == 0 or self.ratio(epoch - 1, epochs) < self.pfr):
+            for _, layer in transformed(model):
+                prune(layer, self.ratio(epoch, epochs))
+                project(layer)
+
+    def penalty(self, model: nn.Module, stage: Stage) -> Tensor | None:
+        """(lambda / 2) ||u - sg(u_hat)||^2, whose gradient is the refined estimator's second term (R0: u_hat = 0)."""
+        if stage.kind != "quantize" or self.lambda_ == 0:
+            return None
+        total = torch.zeros((), device=next(model.parameters()).device)
+        for _, layer in transformed(model):
+            u = latent(layer) * find(layer, Mask).mask
+            codes, root = find(layer, UnitTernary).unit(u.detach())
+            total = total + ((u - (0 if self.estimator == "R0" else codes * root)) ** 2).sum()
+        return self.lambda_ / 2 * total
+
+    def after_step(self, model: nn.Module, stage: Stage) -> None:
+        if stage.kind != "pretrain":
+            for _, layer in transformed(model):
+                project(layer)
+
+    def finish(self, model: nn.Module, stage: Stage) -> None:
+        if stage.kind == "prune":
+            for _, layer in transformed(model):
+                mask = find(layer, Mask).mask
+                if mask.sum() > kept(mask.numel(), self.pfr):  # a stage too short to reach the ramp's end
+                    prune(layer, self.pfr)
+                latent(layer).data.mul_(mask)
+                project(layer)
+
+    @torch.no_grad()
+    def metrics(self, model: nn.Module) -> dict[str, float | list[float]]:
+        """Mean cos(u, u_hat) over filters, of all layers and by layer, and the fraction of zero codes."""
+        cosines, zeros, total = [], 0, 0
+        for _, layer in transformed(model):
+            u = latent(layer) * find(layer, Mask).mask
+            codes, _ = find(layer, UnitTernary).unit(u)
+            cosines.append(cosine(u, codes))
+            zeros, total = zeros + int((codes == 0).sum()), total + codes.numel()
+        by_layer = [float(c.mean()) if len(c) else 1.0 for c in cosines]
+        return {
+            "cosine": float(torch.cat(cosines).mean()),
+            "cosine_by_layer": by_layer,
+            "code_sparsity": zeros / total,
+        }
+
+
+def is_depthwise(layer: nn.Module) -> bool:
+    """A conv in which every filter reads its own single channel."""
+    return isinstance(layer, nn.Conv2d) and layer.groups > 1 and layer.groups == layer.in_channels
+
+
+def kept(count: int, ratio: float) -> int:
+    """How many of `count` weights survive at this prune ratio: count - floor(ratio count), at least one."""
+    return max(count - math.floor(ratio * count), 1)
+
+
+@torch.no_grad()
+def prune(layer: nn.Module, ratio: float) -> None:
+    """Mask := the largest |u| of the layer. Weights masked before compete again with the value they still have."""
+    weight, mask = latent(layer), find(layer, Mask).mask
+    best = weight.abs().flatten().topk(kept(weight.numel(), ratio)).indices
+    mask.zero_().view(-1)[best] = 1.0
+
+
+@torch.no_grad()
+def project(layer: nn.Module) -> None:
+    """w_f <- w_f / ||m_f w_f||: back to the unit sphere; masked weights keep their ratio to the others."""
+    weight, mask = latent(layer), find(layer, Mask).mask
+    norm = (weight * mask).flatten(1).norm(dim=1)
+    weight.div_(per_filter(torch.where(norm > 0, norm, 1.0), weight))
+
+
+def cosine(weight: Tensor, codes: Tensor) -> Tensor:
+    """cos(u_f, t_f) for every filter that is not empty: [filters]."""
+    cosines = torch.cosine_similarity(weight.flatten(1), codes.flatten(1), dim=1)
+    return cosines[codes.flatten(1).any(dim=1)]

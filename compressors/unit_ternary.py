@@ -1,0 +1,61 @@
+"""PTQ's ternary quantizer: codes of unit-norm filters, whose scale follows from the codes."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from compressors.transforms import Quantizer, scaled
+
+DELTAS = ("support", "twn")
+
+
+def per_filter(values: Tensor, like: Tensor) -> Tensor:
+    """[out] -> [out, 1, 1, 1] (or [out, 1]), ready to broadcast over a weight like `like`."""
+    return values.view(-1, *[1] * (like.dim() - 1))
+
+
+class UnitTernary(Quantizer):
+    """q(u) = s t / sqrt(k): t = sign(u) 1[|u| > Delta], k = number of nonzeros of t in the filter (inferred).
+
+    u [out, in, kh, kw] or [out, in] holds (masked) filters of unit norm; t / sqrt(k) has unit norm too, and is zero for
+    an empty filter. s is 1 where a BatchNorm follows, else one learnable gain per layer (our choice).
+
+        Delta    support: 0, so that the ternary support is the pruning mask      twn: 0.7 mean|u| over survivors
+        dq/du := s                     refined straight-through: codes pass the gradient on unchanged
+                 s |u| sqrt(k)         with `soft`: rescaled by |u| / |t / sqrt(k)| (variant R3; our choice)
+        dq/ds  = t / sqrt(k)           exact
+
+    While inactive the layer computes with s u: the sphere of the prune stage, or the plain weight as long as s is 1.
+    """
+
+    def __init__(self, delta: str = "support", gain: bool = False, soft: bool = False, active: bool = False) -> None:
+        super().__init__(active)
+        self.delta, self.soft = delta, soft
+        self.gain = nn.Parameter(torch.ones(())) if gain else None
+
+    def forward(self, weight: Tensor) -> Tensor:
+        if self.active:
+            return self.transform(weight)
+        return weight if self.gain is None else self.gain * weight
+
+    def unit(self, weight: Tensor) -> tuple[Tensor, Tensor]:
+        """(t, 1 / sqrt(k)) of shapes [out, ...] and [out, 1, ...], without the gain."""
+        threshold = 0.0
+        if self.delta == "twn":
+            threshold = 0.7 * weight.abs().sum() / weight.count_nonzero().clamp_min(1)
+        codes = weight.sign() * (weight.abs() > threshold)
+        count = codes.flatten(1).count_nonzero(dim=1).clamp_min(1)
+        return codes, per_filter(count.to(weight.dtype).rsqrt(), weight)
+
+    def encode(self, weight: Tensor) -> tuple[Tensor, Tensor]:
+        codes, root = self.unit(weight.detach())
+        return codes, root if self.gain is None else self.gain * root
+
+    def transform(self, weight: Tensor) -> Tensor:
+        codes, scale = self.encode(weight)
+        passed = weight if self.gain is None else self.gain.detach() * weight
+        if self.soft:
+            _, root = self.unit(weight.detach())
+            passed = passed * (weight.detach() / root).abs()
+        return scaled(codes, scale) + (passed - passed.detach())
