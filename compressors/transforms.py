@@ -84,10 +84,10 @@ class Quantizer(WeightTransform):
 T = TypeVar("T", bound=WeightTransform)
 
 
-def attach(layer: nn.Module, *transforms: WeightTransform) -> None:
-    """Registers the transforms on `layer.weight`, in this order."""
+def attach(layer: nn.Module, *transforms: WeightTransform, tensor: str = "weight") -> None:
+    """Registers the transforms on `layer.weight` (or another tensor of the layer), in this order."""
     for transform in transforms:
-        parametrize.register_parametrization(layer, "weight", transform)
+        parametrize.register_parametrization(layer, tensor, transform)
 
 
 def latent(layer: nn.Module) -> nn.Parameter:

@@ -73,6 +73,8 @@ class TensorLoader:
         count = self._count()
         return count // self.batch_size if self.drop_last else -(-count // self.batch_size)
 
+    batch_sampler = None  # Lightning looks for one on whatever has a sampler
+
     @property
     def sampler(self) -> "TensorLoader":
         """This loader: Lightning calls `loader.sampler.set_epoch` at the start of every epoch."""

@@ -1,0 +1,35 @@
+"""BWN and XNOR: binary weights with one scale per filter, no pruning."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import Tensor, nn
+
+from compressors.base import Compressor, Recipe, Stage, clip_latent
+from compressors.quantizers import ScaledBinary
+from compressors.transforms import attach
+from configs.options import option
+
+
+@dataclass
+class BWN(Compressor):
+    """W ~ alpha_k sign(W_k) (XNOR-Net, section 3.1); with `form: fbin` inputs are binary too (section 3.2, XNOR).
+
+    Trained from scratch in one stage. The activation scale K of the paper is left out, as in its released code.
+    """
+
+    form: str = option("wbin", "wbin (BWN) or fbin (XNOR)", choices=("wbin", "fbin"))
+
+    STAGES: ClassVar = ("pretrain",)
+
+    def recipe(self, stage: Stage) -> Recipe:
+        return Recipe(epochs=300, optimizer="adam", lr=1e-3, weight_decay=0.0)
+
+    def prepare(self, model: nn.Module, example: Tensor) -> None:
+        for layer in self.layers(model).values():
+            attach(layer, ScaledBinary())
+
+    def after_step(self, model: nn.Module, stage: Stage) -> None:
+        clip_latent(self.layers(model))

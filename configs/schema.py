@@ -1,0 +1,143 @@
+"""Typed schemas of every config group, registered in Hydra's ConfigStore before the command line is read.
+
+A compressor's schema is the compressor class itself: `register` finds every class in `compressors/`, so that a new
+method is one Python file and one YAML file.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from dataclasses import dataclass, field
+from typing import Any
+
+from hydra.core.config_store import ConfigStore
+from omegaconf import MISSING
+
+import compressors
+from compressors.base import FORMS, Compressor
+from configs.options import option
+
+
+@dataclass
+class ModelConfig:
+    """A network: builder, form and input; `options` are the builder's own."""
+
+    _target_: str = MISSING
+    name: str = option(MISSING, "config name")
+    form: str = option("${compressor.form}", "float, wbin or fbin; follows the compressor", choices=FORMS)
+    num_classes: int = option("${dataset.num_classes}", "outputs of the last layer", ge=2)
+    in_channels: int = option("${dataset.channels}", "channels of an input image", ge=1)
+    image_size: int = option("${dataset.image_size}", "height and width of an input image", ge=8)
+    pretrained: str | None = option(None, "file of float weights to start from; pretrain is then skipped")
+    options: dict[str, Any] = option({}, "the builder's own options, e.g. block, sign_gradient")
+
+
+@dataclass
+class DatasetConfig:
+    """A data set: where it lies, how it is split, batched and normalised."""
+
+    _target_: str = MISSING
+    name: str = option(MISSING, "config name")
+    root: str = option("data", "folder that holds the data set's files")
+    download: bool = option(True, "fetch missing files through torchvision")
+    batch_size: int = option(128, "images per step", ge=1)
+    val_fraction: float = option(0.1, "part of train held out for validation", ge=0, lt=1)
+    augment: bool = option(True, "random crop and flip of training images")
+    channels: int = option(3, "channels of an image", ge=1)
+    image_size: int = option(32, "height and width of an image", ge=8)
+    num_classes: int = option(10, "classes", ge=2)
+    mean: list[float] = option([0.5], "per-channel mean of images in [0, 1]")
+    std: list[float] = option([0.5], "per-channel standard deviation of images in [0, 1]", gt=0)
+    workers: int = option(0, "decoding processes, for data sets of image files", ge=0)
+    limit: int | None = option(None, "use only that many training images", ge=1)
+
+
+@dataclass
+class StageConfig:
+    """How one kind of stage is optimised; null = what the compressor's paper does (its `recipe`)."""
+
+    epochs: int | None = option(None, "passes over the training data", ge=0)
+    optimizer: str | None = option(None, "optimizer", choices=("adam", "sgd"))
+    lr: float | None = option(None, "initial learning rate", gt=0)
+    weight_decay: float | None = option(None, "L2 penalty of the optimizer", ge=0)
+    momentum: float | None = option(None, "momentum of SGD", ge=0, lt=1)
+    decay: str | None = option(None, "learning-rate curve", choices=("constant", "cosine", "multistep", "cyclic"))
+    bn_batches: int = option(0, "batches to re-estimate BN statistics on at the stage's end", ge=0)
+    distill: float = option(0.0, "weight of the distillation loss against the teacher's logits", ge=0, le=1)
+
+
+@dataclass
+class ScheduleConfig:
+    """Lengths and rates of the stages, by kind."""
+
+    name: str = option(MISSING, "config name")
+    pretrain: StageConfig = field(default_factory=StageConfig)
+    prune: StageConfig = field(default_factory=StageConfig)
+    quantize: StageConfig = field(default_factory=StageConfig)
+    finetune: StageConfig = field(default_factory=StageConfig)
+    temperature: float = option(4.0, "softmax temperature of distillation", gt=0)
+    teacher: str | None = option(None, "float weights of the teacher; null = this run's own pretrain stage")
+
+
+@dataclass
+class TrainerConfig:
+    """Where and in which precision to train."""
+
+    accelerator: str = option("auto", "device kind", choices=("auto", "cpu", "gpu"))
+    devices: int = option(1, "number of devices", ge=1)
+    strategy: str = option("auto", "Lightning strategy", choices=("auto", "ddp"))
+    precision: str = option("auto", "auto = bf16 where the device is fast at it", choices=("auto", "fp32", "bf16"))
+    channels_last: bool = option(True, "NHWC memory format")
+    compile: bool = option(False, "torch.compile the network")
+    deterministic: bool = option(True, "only deterministic operations")
+    threads: int | None = option(None, "CPU threads; null = torch's default", ge=1)
+    progress: bool = option(True, "live progress bar per stage")
+    max_batches: int | None = option(None, "train on at most that many batches an epoch (for quick looks)", ge=1)
+
+
+@dataclass
+class LoggerConfig:
+    """Where metrics go besides metrics.jsonl."""
+
+    _target_: str = MISSING
+    project: str = option("sparsign", "W&B project")
+    entity: str | None = option(None, "W&B entity")
+    mode: str = option("auto", "auto = online with an API key, else offline", choices=("auto", "online", "offline"))
+    tags: list[str] = option([], "W&B tags")
+
+
+@dataclass
+class LatencyConfig:
+    """The latency part of the final report."""
+
+    batches: list[int] = option([1], "batch sizes", ge=1)
+    threads: list[int] = option([1], "thread counts", ge=1)
+    seconds: float = option(10.0, "time budget of the whole latency part", ge=0)
+
+
+@dataclass
+class TrainConfig:
+    """The whole of `python train.py`."""
+
+    compressor: Any = MISSING
+    model: ModelConfig = MISSING
+    dataset: DatasetConfig = MISSING
+    trainer: TrainerConfig = MISSING
+    logger: LoggerConfig = MISSING
+    schedule: ScheduleConfig = MISSING
+    latency: LatencyConfig = field(default_factory=LatencyConfig)
+    seed: int = option(0, "seed of initialisation, splits, order and augmentation", ge=0)
+    resume: str | None = option(None, "run folder to go on with")
+    sweep: str | None = option(None, "name of the multirun's folder; null = made from the overrides")
+
+
+def register() -> None:
+    """Puts the schemas into the ConfigStore: the root types all groups but `compressor`, whose members are classes."""
+    store = ConfigStore.instance()
+    store.store(name="train_schema", node=TrainConfig)
+    for module in pkgutil.iter_modules(compressors.__path__):
+        for cls in vars(importlib.import_module(f"compressors.{module.name}")).values():
+            defined_here = isinstance(cls, type) and cls.__module__ == f"compressors.{module.name}"
+            if defined_here and issubclass(cls, Compressor) and cls is not Compressor:
+                store.store(group="compressor/schema", name=module.name, node=cls, package="compressor")

@@ -1,0 +1,104 @@
+"""From the config to objects: data, network, compressor, Trainer."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from hydra.utils import get_class, get_method, instantiate
+from omegaconf import DictConfig, OmegaConf
+from torch import nn
+
+from compressors.base import Compressor
+from configs.options import check
+from models.pretrained import load_pretrained
+from pipeline.checkpoints import AtomicCheckpointIO
+
+
+def plain(config: DictConfig) -> dict[str, Any]:
+    """The resolved config as plain containers: only those reach files and checkpoints."""
+    return OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+
+
+def validate(config: DictConfig) -> None:
+    """Checks every option of every typed group; ValueError names the option, its value and the allowed range."""
+    OmegaConf.resolve(config)
+    for name in ("model", "dataset", "trainer", "logger", "schedule", "latency"):
+        check(OmegaConf.to_object(config[name]), name)
+    check(compressor(config), "compressor")
+    if config.seed < 0:
+        raise ValueError(f"seed={config.seed}: expected a value in [0, inf)")
+
+
+def compressor(config: DictConfig) -> Compressor:
+    """The method, its options checked."""
+    return instantiate(config.compressor)
+
+
+def data(config: DictConfig, device: torch.device | str = "cpu") -> pl.LightningDataModule:
+    """The data set, set up on the device where it will be used."""
+    options = {k: v for k, v in plain(config.dataset).items() if k not in ("_target_", "name")}
+    module = get_class(config.dataset._target_)(seed=config.seed, **options)
+    module.device = device
+    module.channels_last = config.trainer.channels_last
+    module.prepare_data()
+    module.setup()
+    return module
+
+
+def model(config: DictConfig) -> nn.Module:
+    """The network, initialised from the seed or from `model.pretrained`."""
+    m = plain(config.model)
+    torch.manual_seed(config.seed)
+    net = get_method(m["_target_"])(m["num_classes"], m["in_channels"], m["image_size"], m["form"], **m["options"])
+    if m["pretrained"]:
+        load_pretrained(net, m["pretrained"])
+    return net
+
+
+def device(config: DictConfig) -> torch.device:
+    """Where this process trains.
+
+    Raises:
+        ValueError: trainer.accelerator=gpu without a GPU.
+    """
+    has_gpu = torch.cuda.is_available()
+    if config.trainer.accelerator == "gpu" and not has_gpu:
+        raise ValueError("trainer.accelerator=gpu: no CUDA device is visible; expected auto or cpu on this machine")
+    if config.trainer.accelerator == "cpu" or not has_gpu:
+        return torch.device("cpu")
+    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
+
+
+def uses_bf16(config: DictConfig) -> bool:
+    """True when stages train under bf16 autocast: asked for, or `auto` on a device that is fast at it."""
+    if config.trainer.precision != "auto":
+        return config.trainer.precision == "bf16"
+    if device(config).type == "cuda":
+        return torch.cuda.is_bf16_supported()
+    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+
+
+def trainer(config: DictConfig, epochs: int, callbacks: list[pl.Callback]) -> pl.Trainer:
+    """A fresh Trainer for one stage. It logs and checkpoints nothing by itself: the callbacks do."""
+    t = config.trainer
+    torch.utils.deterministic.fill_uninitialized_memory = False
+    return pl.Trainer(
+        accelerator=t.accelerator,
+        devices=t.devices,
+        strategy=t.strategy,
+        precision="bf16-mixed" if uses_bf16(config) else "32-true",
+        deterministic=t.deterministic,
+        max_epochs=epochs,
+        limit_train_batches=t.max_batches,
+        callbacks=callbacks,
+        plugins=[AtomicCheckpointIO()],
+        logger=False,
+        enable_checkpointing=False,
+        enable_model_summary=False,
+        enable_progress_bar=t.progress,
+        num_sanity_val_steps=0,
+        inference_mode=False,
+    )

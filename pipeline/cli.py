@@ -1,0 +1,88 @@
+"""Turns every failure of a command into one clear line and an exit code."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from hydra.errors import HydraException, InstantiationException
+from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
+from rich.console import Console
+
+from configs.options import near_match
+from pipeline.folder import RunFolder
+
+
+def run_cli(main: Callable[[], object]) -> None:
+    """Runs a Hydra main. On failure prints `error: <one line>` and exits with 1; tracebacks with HYDRA_FULL_ERROR=1."""
+    if os.environ.get("HYDRA_FULL_ERROR") == "1":
+        main()
+        return
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # have Hydra hand exceptions over instead of printing its own version of them
+    try:
+        main()
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except Exception as e:
+        print(f"error: {one_line(e)}", file=sys.stderr)
+        sys.exit(1)
+
+
+def one_line(error: BaseException) -> str:
+    """What went wrong, in one line: the innermost cause that a user can act on."""
+    root = error
+    while isinstance(root, (HydraException, InstantiationException)) and root.__cause__ is not None:
+        if isinstance(error, HydraException) and isinstance(root.__cause__, OmegaConfBaseException):
+            return _config_error(error, root.__cause__)
+        root = root.__cause__
+    text = str(root) or type(root).__name__
+    if isinstance(root, OmegaConfBaseException):
+        return _config_error(error, root)
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    if isinstance(root, HydraException):
+        return _group_error(lines)
+    if isinstance(root, (ValueError, OSError)):
+        return " ".join(lines)
+    return f"{type(root).__name__}: {' '.join(lines)} (HYDRA_FULL_ERROR=1 shows the traceback)"
+
+
+def _config_error(outer: BaseException, cause: OmegaConfBaseException) -> str:
+    key = cause.full_key or cause.key or ""
+    if isinstance(cause, ConfigKeyError) or "is not in struct" in str(cause):
+        parent = cause.parent_node
+        known = [str(k) for k in parent] if parent is not None else []
+        word = str(cause.key)
+        hint = near_match(word, known) or f"; known: {', '.join(k for k in known if not k.startswith('_'))}"
+        return f"{key}: no such option{hint}"
+    override = re.search(r"(?:override|Could not override) '?([^'\n]+)", str(outer))
+    named = override.group(1).rstrip(".") if override else key
+    expected = re.search(r"'([^']*)' of type '(\w+)' could not be converted to (\w+)", str(cause))
+    if expected:
+        return f"{key}={expected.group(1)}: expected a value of type {expected.group(3).lower()}"
+    first = next(line for line in str(cause).splitlines() if line.strip())
+    return f"{named}: {first.strip()}"
+
+
+def _group_error(lines: list[str]) -> str:
+    """`model=resnet81: no such member of group model (did you mean resnet18?)` from Hydra's list of options."""
+    missing = re.search(r"Could not find '([^']+)'", lines[0])
+    if missing and "Available options" in " ".join(lines):
+        group, _, name = missing.group(1).rpartition("/")
+        options = lines[next(i for i, line in enumerate(lines) if "Available options" in line) + 1 :]
+        options = [o.strip() for line in options for o in line.split() if not o.startswith(("Config", "provider"))]
+        hint = near_match(name, options)
+        return f"{group}={name}: no such member of group {group}{hint}; available: {', '.join(options)}"
+    return " ".join(lines)
+
+
+@contextmanager
+def resume_hint(folder: RunFolder, console: Console) -> Iterator[None]:
+    """Ctrl-C inside ends the process with 130 and one line that says how to go on."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        console.print(f"\ninterrupted: add resume={folder.path} to the same command to go on where it stopped")
+        raise SystemExit(130) from None

@@ -1,0 +1,32 @@
+"""What a packed file says about the run it comes from: enough to name, feed and judge the network, and no more."""
+
+from __future__ import annotations
+
+from importlib.metadata import version
+from typing import Any
+
+from omegaconf import DictConfig
+
+from pipeline import build
+from pipeline.stages import Trained
+
+
+def packed_meta(config: DictConfig, run: Trained) -> dict[str, Any]:
+    """Plain values for the packed header. `float_top1` is the uncompressed network's: the end of its first stage."""
+    plain = build.plain(config)
+    names = list(run.top1)
+    return {
+        "sparsign": version("sparsign"),
+        "model": {k: v for k, v in plain["model"].items() if k != "pretrained"},
+        "dataset": {
+            k: plain["dataset"][k]
+            for k in ("_target_", "name", "channels", "image_size", "num_classes", "mean", "std")
+        },
+        "compressor": {
+            "name": plain["compressor"]["name"],
+            "pfr": plain["compressor"].get("pfr"),
+            "pfr_unit": run.compressor.PFR_UNIT,
+        },
+        "seed": plain["seed"],
+        "accuracy": {"float_top1": run.top1[names[0]], "trained_top1": run.top1[names[-1]]},
+    }

@@ -1,0 +1,121 @@
+"""One Lightning module for every stage of every method: cross-entropy, the compressor's hooks, an epoch's metrics."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor, nn
+
+from compressors.base import Compressor, Recipe, Stage
+from pipeline import optim
+
+
+def epoch_seed(seed: int, stage: str, epoch: int) -> int:
+    """The torch seed of an epoch: a resumed run draws the same dropout masks as one that never stopped."""
+    return (seed * 1_000_003 + sum(ord(c) * 31**i for i, c in enumerate(stage)) * 8191 + epoch) % 2**63
+
+
+class StageModule(pl.LightningModule):
+    """The network in one stage.
+
+    Args:
+        net: network with the compressor's transforms attached.
+        distill: weight of the distillation loss; the teacher gives logits for the same images.
+        on_epoch: receives the row of metrics at the end of every epoch.
+    """
+
+    def __init__(
+        self,
+        net: nn.Module,
+        compressor: Compressor,
+        stage: Stage,
+        recipe: Recipe,
+        seed: int,
+        on_epoch: Callable[[dict[str, Any]], None],
+        teacher: nn.Module | None = None,
+        distill: float = 0.0,
+        temperature: float = 4.0,
+        forward: Callable[[Tensor], Tensor] | None = None,
+    ) -> None:
+        super().__init__()
+        self.net, self.compressor, self.stage, self.recipe, self.seed = net, compressor, stage, recipe, seed
+        self.on_epoch, self.distill, self.temperature = on_epoch, distill, temperature
+        # Held outside the module tree: neither belongs into the checkpoint.
+        object.__setattr__(self, "teacher", teacher)
+        object.__setattr__(self, "forward_net", forward or net)
+
+    def configure_optimizers(self) -> dict[str, Any]:
+        groups = self.compressor.parameters(self.net, self.stage)
+        trained = {id(p) for g in groups for p in g["params"]}
+        for p in self.net.parameters():
+            p.requires_grad_(id(p) in trained)
+        optimizer = optim.optimizer(self.recipe, groups)
+        steps = self.trainer.estimated_stepping_batches // max(1, self.recipe.epochs)
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, optim.lr_factor(self.recipe, steps, self.recipe.epochs))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def on_train_epoch_start(self) -> None:
+        torch.manual_seed(epoch_seed(self.seed, self.stage.name, self.current_epoch))
+        self.compressor.before_epoch(self.net, self.stage, self.current_epoch, self.recipe.epochs)
+        self._started, self._images = time.perf_counter(), 0
+        self._sums = torch.zeros(3, device=self.device)
+        self._val = torch.zeros(2, device=self.device)
+
+    def training_step(self, batch: tuple[Tensor, Tensor], index: int) -> Tensor:
+        images, labels = batch
+        logits = self.forward_net(images)
+        loss = nn.functional.cross_entropy(logits, labels)
+        if self.teacher is not None and self.distill > 0:
+            loss = (1 - self.distill) * loss + self.distill * self._distillation(images, logits)
+        penalty = self.compressor.penalty(self.net, self.stage)
+        with torch.no_grad():
+            correct = (logits.argmax(1) == labels).sum()
+            extra = torch.zeros_like(loss) if penalty is None else penalty
+            self._sums += torch.stack([loss * len(labels), extra * len(labels), correct]).float()
+            self._images += len(labels)
+        self.log("loss", loss.detach(), prog_bar=True, logger=False)
+        return loss if penalty is None else loss + penalty
+
+    def _distillation(self, images: Tensor, logits: Tensor) -> Tensor:
+        """T^2 KL(teacher || student) of softened logits (Hinton et al., 2015)."""
+        with torch.no_grad():
+            target = (self.teacher(images) / self.temperature).log_softmax(1)
+        student = (logits / self.temperature).log_softmax(1)
+        return self.temperature**2 * nn.functional.kl_div(student, target, reduction="batchmean", log_target=True)
+
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        self.compressor.before_step(self.net, self.stage)
+
+    def on_train_batch_end(self, outputs: Any, batch: Any, index: int) -> None:
+        self.compressor.after_step(self.net, self.stage)
+
+    def on_validation_epoch_start(self) -> None:
+        self._train_seconds = time.perf_counter() - self._started
+
+    def validation_step(self, batch: tuple[Tensor, Tensor], index: int) -> None:
+        images, labels = batch
+        correct = (self.forward_net(images).argmax(1) == labels).sum()
+        self._val += torch.stack([correct, torch.as_tensor(len(labels), device=correct.device)])
+
+    def on_train_epoch_end(self) -> None:
+        seconds = getattr(self, "_train_seconds", None) or time.perf_counter() - self._started
+        self._train_seconds = None
+        n = max(1, self._images)
+        loss, penalty, correct = (self._sums / n).tolist()
+        row = {
+            "stage": self.stage.name,
+            "epoch": self.current_epoch,
+            "train_loss": loss,
+            "train_top1": correct,
+            "penalty": penalty,
+            "lr": self.trainer.optimizers[0].param_groups[0]["lr"],
+            "images_per_s": round(n / seconds, 1),
+        }
+        right, total = self._val.tolist()
+        if total:
+            row["val_top1"] = right / total
+        self.on_epoch(row | self.compressor.metrics(self.net))

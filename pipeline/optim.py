@@ -1,0 +1,53 @@
+"""From a recipe to an optimizer and a learning rate that is a pure function of the step."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from compressors.base import Recipe
+from configs.schema import StageConfig
+
+
+def merge(recipe: Recipe, stage: StageConfig) -> Recipe:
+    """The compressor's recipe with what the schedule says put over it; a stage that only decides stays without epochs."""
+    names = ("epochs", "optimizer", "lr", "weight_decay", "momentum", "decay")
+    if recipe.epochs == 0:
+        return recipe
+    return replace(recipe, **{n: getattr(stage, n) for n in names if getattr(stage, n) is not None})
+
+
+def optimizer(recipe: Recipe, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
+    """Adam or SGD over parameter groups, which may carry their own lr, momentum and weight_decay."""
+    common = {"lr": recipe.lr, "weight_decay": recipe.weight_decay}
+    if recipe.optimizer == "adam":
+        return torch.optim.Adam(groups, fused=True, **common)
+    nesterov = recipe.nesterov and recipe.momentum > 0
+    return torch.optim.SGD(groups, momentum=recipe.momentum, nesterov=nesterov, fused=True, **common)
+
+
+def lr_factor(recipe: Recipe, steps_per_epoch: int, epochs: int) -> Callable[[int], float]:
+    """step -> factor on the initial learning rate.
+
+    cosine: 0.5 (1 + cos(pi t / T)); multistep: gamma at each milestone, a fraction of the stage; cyclic: restarts every
+    `interval` epochs, then x0.1 after each third of the interval; constant: 1.
+    """
+    total = max(1, steps_per_epoch * epochs)
+
+    def factor(step: int) -> float:
+        t = min(step / total, 1.0)
+        if recipe.decay == "cosine":
+            return 0.5 * (1 + math.cos(math.pi * t))
+        if recipe.decay == "multistep":
+            gammas = recipe.gamma if isinstance(recipe.gamma, tuple) else [recipe.gamma] * len(recipe.milestones)
+            return math.prod(g for g, m in zip(gammas, recipe.milestones, strict=True) if t >= m)
+        if recipe.decay == "cyclic":
+            span = getattr(recipe, "interval", 1) * steps_per_epoch
+            return 0.1 ** int(3 * (step % span) / span)
+        return 1.0
+
+    return factor

@@ -1,0 +1,159 @@
+"""The road from a config to a trained, compressed network: stage after stage, each resumable to the bit."""
+
+from __future__ import annotations
+
+import sys
+import time
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from omegaconf import DictConfig
+from rich.console import Console
+from torch import Tensor, nn
+
+from compressors.base import Compressor, Stage
+from pipeline import build, optim
+from pipeline.adapt import reestimate_batchnorm
+from pipeline.checkpoints import MidStageCheckpoint
+from pipeline.folder import RunFolder, load_plain, save_atomic
+from pipeline.module import StageModule
+from pipeline.progress import StageBar
+from pipeline.teacher import build_teacher
+from pipeline.tracking import Tracker
+
+
+@dataclass
+class Trained:
+    """What training hands over: the network in eval mode with all transforms, and the test top-1 after every stage."""
+
+    model: nn.Module
+    compressor: Compressor
+    data: pl.LightningDataModule
+    folder: RunFolder
+    top1: dict[str, float] = field(default_factory=dict)
+
+
+def run_stages(config: DictConfig, folder: RunFolder, tracker: Tracker, console: Console) -> Trained:
+    """Runs all stages of the compressor, going on from what the run folder holds."""
+    if config.trainer.threads:
+        torch.set_num_threads(config.trainer.threads)
+    device = build.device(config)
+    data = build.data(config, device)
+    model = build.model(config).to(device)
+    if config.trainer.channels_last:
+        model = model.to(memory_format=torch.channels_last)
+    compressor = build.compressor(config)
+    example = next(iter(data.test_dataloader()))[0][:1]
+    compressor.prepare(model, example)
+
+    run = Trained(model, compressor, data, folder)
+    stages = compressor.stages(model)
+    done = _finished(folder, stages)
+    if done:
+        _load_boundary(run, done)
+        console.print(f"[dim]resumed after stage {done[-1].name}[/]")
+    folder.drop_metrics([s.name for s in done], *_mid_stage_position(folder, stages[len(done) :]))
+    for row in folder.read_metrics():
+        tracker.row(row)
+    for number, stage in enumerate(stages[len(done) :], start=len(done) + 1):
+        started = time.perf_counter()
+        try:
+            _run_stage(config, run, stage, tracker, console, f"{number}/{len(stages)} {stage.name}")
+        finally:
+            folder.add_seconds(stage.name, time.perf_counter() - started)
+    model.eval()
+    return run
+
+
+def _finished(folder: RunFolder, stages: list[Stage]) -> list[Stage]:
+    done = []
+    for stage in stages:
+        if not folder.boundary(stage.name).is_file():
+            break
+        done.append(stage)
+    return done
+
+
+def _load_boundary(run: Trained, done: list[Stage]) -> None:
+    for stage in done[:-1]:
+        run.top1[stage.name] = load_plain(run.folder.boundary(stage.name))["test_top1"]
+    state = load_plain(run.folder.boundary(done[-1].name))
+    run.top1[done[-1].name] = state["test_top1"]
+    run.model.load_state_dict(state["model"])
+
+
+def _mid_stage_position(folder: RunFolder, ahead: list[Stage]) -> tuple[str | None, int]:
+    """(stage, epochs done) of the mid-stage checkpoint, when it belongs to the next stage; else (None, 0)."""
+    if not ahead or not folder.mid_stage.is_file():
+        return None, 0
+    state = load_plain(folder.mid_stage)
+    return (state["stage"], state["epoch"] + 1) if state["stage"] == ahead[0].name else (None, 0)
+
+
+def _run_stage(config: DictConfig, run: Trained, stage: Stage, tracker: Tracker, console: Console, title: str) -> None:
+    options = config.schedule[stage.kind]
+    recipe = optim.merge(run.compressor.recipe(stage), options)
+    if stage.kind == "pretrain" and config.model.pretrained:
+        recipe = optim.replace(recipe, epochs=0)
+    resumed, _ = _mid_stage_position(run.folder, [stage])
+    if resumed is None:
+        run.compressor.start(run.model, stage)
+    if recipe.epochs:
+        keeper = MidStageCheckpoint(run.folder.mid_stage, stage.name)
+        bar = StageBar(title, console)
+
+        def on_epoch(row: dict[str, Any]) -> None:
+            run.folder.append_metrics(row)
+            tracker.row(row)
+            bar.after_epoch(trainer, row)
+            keeper.after_epoch(trainer)
+
+        teacher = build_teacher(config, run.folder) if options.distill > 0 else None
+        forward = torch.compile(run.model) if config.trainer.compile else None
+        module = StageModule(
+            run.model, run.compressor, stage, recipe, config.seed, on_epoch,
+            teacher=teacher, distill=options.distill, temperature=config.schedule.temperature, forward=forward,
+        )  # fmt: skip
+        trainer = build.trainer(config, recipe.epochs, [keeper, bar])
+        run.model.train()
+        trainer.fit(
+            module,
+            run.data.train_dataloader(),
+            run.data.val_dataloader(),
+            ckpt_path=run.folder.mid_stage if resumed else None,
+            weights_only=True,
+        )
+        if trainer.interrupted:
+            raise KeyboardInterrupt
+    if options.bn_batches:
+        reestimate_batchnorm(run.model, run.data.train_dataloader(), options.bn_batches)
+    run.compressor.finish(run.model, stage)
+    _finish_stage(run, stage, recipe.epochs, tracker, console, title)
+
+
+def _finish_stage(run: Trained, stage: Stage, epochs: int, tracker: Tracker, console: Console, title: str) -> None:
+    top1 = test_top1(run.model, run.data)
+    run.top1[stage.name] = top1
+    row = {"stage": stage.name, "test_top1": top1, **run.compressor.metrics(run.model)}
+    run.folder.append_metrics(row)
+    tracker.row(row)
+    state = {k: v.contiguous() if isinstance(v, Tensor) else v for k, v in run.model.state_dict().items()}
+    save_atomic({"stage": stage.name, "model": state, "test_top1": top1}, run.folder.boundary(stage.name))
+    run.folder.mid_stage.unlink(missing_ok=True)
+    console.print(f"stage {title}: {epochs} epochs, test top-1 {100 * top1:.2f} %")
+    sys.stdout.flush()
+
+
+@torch.no_grad()
+def test_top1(model: nn.Module, data: pl.LightningDataModule) -> float:
+    """Top-1 on the test set in fp32, as a fraction."""
+    training = model.training
+    model.eval()
+    right = total = 0
+    for images, labels in data.test_dataloader():
+        right += (model(images).argmax(1) == labels).sum().item()
+        total += len(labels)
+    model.train(training)
+    return right / total

@@ -1,0 +1,30 @@
+"""The float network whose logits a distilled stage follows."""
+
+from __future__ import annotations
+
+from omegaconf import DictConfig, OmegaConf
+from torch import nn
+
+from pipeline import build
+from pipeline.folder import RunFolder, load_plain
+
+
+def build_teacher(config: DictConfig, folder: RunFolder) -> nn.Module:
+    """The float form of the model with weights from `schedule.teacher`, else from this run's own pretrain stage.
+
+    Raises:
+        ValueError: no teacher is named and this run has no float pretrain stage to take one from.
+    """
+    if config.schedule.teacher:
+        float_config = OmegaConf.merge(config, {"model": {"form": "float", "pretrained": config.schedule.teacher}})
+        if config.model.form == "fbin":
+            float_config.model.options = {}
+        return build.model(float_config).eval().to(build.device(config))
+    boundary = folder.boundary("pretrain")
+    if config.model.form == "fbin" or not boundary.is_file():
+        raise ValueError("schedule.*.distill needs schedule.teacher=<file>: this run trains no float network first")
+    teacher = build.model(OmegaConf.merge(config, {"model": {"pretrained": None}}))
+    state = load_plain(boundary)["model"]
+    names = {k.replace("parametrizations.", "").removesuffix(".original"): v for k, v in state.items()}
+    teacher.load_state_dict({k: names[k] for k in teacher.state_dict()})
+    return teacher.eval().to(build.device(config))
