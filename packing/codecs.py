@@ -17,6 +17,8 @@ TRITS = 5
 _POWERS = 3 ** np.arange(TRITS, dtype=np.uint8)
 _TRITS_OF_BYTE = (np.arange(3**TRITS)[:, None] // _POWERS % 3).astype(np.uint8)
 MAX_LEVELS = 1 << 16
+EXPANSION = 1100
+"""No more bytes than this come out of one (DEFLATE: 1032)."""
 
 
 @dataclass(frozen=True)

@@ -45,6 +45,14 @@ class LayerCodes:
         dense[np.arange(len(self.rows))[:, None], self.gather] = self.codes
         return dense
 
+    def kernel_mask(self) -> np.ndarray:
+        """Bool [rows, cols]: the gathered kernels, or those with a nonzero code. Only for coded layers."""
+        if self.gather is None:
+            return self.codes.reshape(*self.codes.shape[:2], -1).any(axis=2)
+        mask = np.zeros(self.shape[:2], bool)
+        mask[np.arange(len(self.rows))[:, None], self.gather] = True
+        return mask
+
     def weight(self) -> np.ndarray:
         """fp32 weight of `shape`: exactly scale * codes, or the floats."""
         if self.codes is None:

@@ -206,8 +206,8 @@ def _layer_codes(
     if not np.array_equal(scaled(codes, *scales), weight):
         worst = np.abs(scaled(codes, *scales) - weight).max()
         raise ValueError(f"layer {name}: its weight is not scale * codes (off by up to {worst:.3g})")
-    codes = codes[cut]
-    codes = np.ascontiguousarray(codes.astype(np.int8 if np.abs(codes.astype(np.int64)).max() <= 127 else np.int16))
+    codes = np.ascontiguousarray(codes[cut])
+    codes = codes.astype(np.int8 if np.abs(codes.astype(np.int32)).max() <= 127 else np.int16)
     scales = [s[rows] if s.ndim else s for s in scales]
     gather = _regular_gather(codes) if groups == 1 else None
     if gather is not None:

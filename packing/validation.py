@@ -192,6 +192,7 @@ def check_layer(layer: LayerCodes, dims: int) -> None:
         return
     need(layer.floats is None, "has both codes and a float weight")
     need(layer.codes.dtype in (np.int8, np.int16), f"codes are {layer.codes.dtype}, expected int8 or int16")
+    need(layer.codes.min(initial=0) > np.iinfo(np.int16).min, "a code lies outside [-32767, 32767]")
     if layer.gather is not None:
         gather = layer.gather
         need(gather.dtype == np.int64 and gather.ndim == 2 and gather.shape[1] >= 1, "gather is not an index [rows, D]")

@@ -1,0 +1,127 @@
+"""How large a packed model is, in every way the papers count it. Each number says of what it is."""
+
+from __future__ import annotations
+
+import gzip
+import lzma
+import math
+from dataclasses import dataclass, fields
+
+import numpy as np
+
+from packing.codecs import bits_per_symbol, pack
+from packing.spec import LayerCodes, Node, PackedModel
+
+FLOAT_BITS = 32
+
+
+@dataclass(frozen=True)
+class Size:
+    """Sizes of a layer or of a whole network; they add.
+
+    Attributes:
+        parameters: kept numbers: weights (of a gathered layer: those gathered), scales not counted; biases; BN's scale
+            and shift.
+        nonzeros: those of them that are not zero.
+        theoretical_bits: kept weights at ceil(log2(levels)) bits, 32 for every scale and float, one bit per kernel for
+            the mask of a gathered layer; no entropy coding, no headers.
+        entropy_bits: the codes at their empirical entropy (with the kernels' mask apart where that is less), 32 for
+            every scale and float, and the structure (kept rows, columns, channel indices) at its empirical entropy.
+        original_parameters: numbers of the uncut network.
+    """
+
+    parameters: int = 0
+    nonzeros: int = 0
+    theoretical_bits: int = 0
+    entropy_bits: float = 0.0
+    original_parameters: int = 0
+
+    def __add__(self, other: Size) -> Size:
+        return Size(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(Size)))
+
+    @property
+    def float_bytes(self) -> int:
+        """Bytes of the uncut network in fp32: 4 per parameter."""
+        return self.original_parameters * FLOAT_BITS // 8
+
+    @property
+    def entropy_bound_bytes(self) -> int:
+        return math.ceil(self.entropy_bits / 8)
+
+
+def entropy_bits(symbols: np.ndarray) -> float:
+    """count * empirical entropy of an integer or bool array, in bits."""
+    counts = np.unique(symbols, return_counts=True)[1]
+    return float((counts * np.log2(symbols.size / counts)).sum()) if symbols.size else 0.0
+
+
+def _index_bits(kept: int, of: int) -> float:
+    """Entropy of saying which `kept` of `of` places are taken."""
+    return entropy_bits(np.arange(of) < kept)
+
+
+def node_size(node: Node, input_channels: int) -> Size:
+    """Size of one node; `original_parameters` only of its weight and bias, for BN of the kept channels."""
+    floats = [t for t in node.tensors.values() if t.dtype == np.float32]
+    count = sum(t.size for t in floats)
+    size = Size(count, sum(int(np.count_nonzero(t)) for t in floats), FLOAT_BITS * count, FLOAT_BITS * count, count)
+    for name, index in node.tensors.items():
+        if name.startswith("index"):
+            bits = _index_bits(len(index), node.attrs["channels"] if node.op == "add" else input_channels)
+            size += Size(theoretical_bits=math.ceil(bits), entropy_bits=bits)
+    if node.codes is None:
+        return size
+    full_bias = node.codes.full_shape[0] - len(node.codes.rows) if "bias" in node.tensors else 0
+    return size + _weight_size(node.codes) + Size(original_parameters=full_bias)
+
+
+def _weight_size(layer: LayerCodes) -> Size:
+    original = math.prod(layer.full_shape)
+    structure = sum(_index_bits(len(k), n) for k, n in zip((layer.rows, layer.cols), layer.full_shape, strict=False))
+    if layer.codes is None:
+        bits = FLOAT_BITS * layer.floats.size
+        nonzeros = int(np.count_nonzero(layer.floats))
+        return Size(layer.floats.size, nonzeros, bits, bits + structure, original)
+    dense, mask = layer.dense_codes(), layer.kernel_mask()
+    scales = sum(FLOAT_BITS * s.size for s in (layer.scale, layer.negative_scale) if s is not None)
+    width = bits_per_symbol(len(np.unique(layer.codes)))
+    theoretical = width * layer.codes.size + (mask.size if layer.gather is not None else 0)
+    entropy = min(entropy_bits(dense), entropy_bits(mask) + entropy_bits(dense[mask]))
+    nonzeros = int(np.count_nonzero(layer.codes))
+    return Size(layer.codes.size, nonzeros, theoretical + scales, entropy + scales + structure, original)
+
+
+def sizes(packed: PackedModel) -> dict[str, Size]:
+    """Size of every node that holds numbers, by name."""
+    shapes = packed.validate()
+    return {n.name: node_size(n, shapes[n.inputs[0]][0]) for n in packed.nodes if n.tensors or n.codes is not None}
+
+
+def total_size(packed: PackedModel, conv_only: bool = False) -> Size:
+    """Size of the whole network, or of its conv layers' weights and biases only, as some papers count."""
+    found = sizes(packed)
+    dropped = packed.meta.get("original", {}).get("dropped", [])
+    if conv_only:
+        total = sum((found[n.name] for n in packed.nodes if n.op == "conv"), Size())
+        return total + Size(original_parameters=sum(math.prod(full) for _, full, _ in dropped if len(full) == 4))
+    total = sum(found.values(), Size())
+    known = packed.meta.get("original", {}).get("parameters", total.original_parameters)
+    return total + Size(original_parameters=known - total.original_parameters)
+
+
+def compressed_code_bytes(packed: PackedModel) -> dict[str, int]:
+    """Bytes of all codes at two bits (more for more than four levels) after `gzip -9` and after `xz -9e`.
+
+    PTQ's accounting (our choice: the paper gives totals only), without scales and float parts.
+    """
+    parts = []
+    for node in packed.layers().values():
+        if node.codes.codes is not None:
+            levels, symbols = np.unique(node.codes.dense_codes(), return_inverse=True)
+            parts.append(pack(symbols.ravel().astype(np.uint16), max(4, len(levels))))
+    data = b"".join(parts)
+    return {
+        "packed": len(data),
+        "gzip": len(gzip.compress(data, 9)),
+        "xz": len(lzma.compress(data, preset=9 | lzma.PRESET_EXTREME)),
+    }
