@@ -72,7 +72,10 @@ class TTQ(Compressor):
 
     t: float = option(0.05, "threshold as a fraction of the layer's largest |w| (paper)", ge=0, lt=1)
     zeros: float | None = option(
-        None, "instead of t: the fraction of zeros every layer gets (lab code's alternative); null = use t", ge=0, lt=1
+        None,
+        "instead of t: the fraction of zeros every layer gets (alternative in the authors' code); null = use t",
+        ge=0,
+        lt=1,
     )
     init: str = option("mean", "first W_p, W_n: mean of |w| over the support, or one", choices=("mean", "one"))
 
@@ -82,8 +85,8 @@ class TTQ(Compressor):
     def recipe(self, stage: Stage) -> Recipe:
         """SGD, momentum 0.9, weight decay 2e-4 from rate 0.1 (paper, ResNet-20); lengths are our choice.
 
-        The quantize stage starts at 0.01, our choice as well. The lab code starts W_p and W_n at one, which a network
-        without BN does not survive; their mean is the default here.
+        The quantize stage starts at 0.01, our choice as well. The authors' code starts W_p and W_n at one; their mean,
+        the default here, keeps the layer's magnitude, on which a network without BN depends (our choice).
         """
         pretrain = stage.kind == "pretrain"
         return Recipe(epochs=200 if pretrain else 100, lr=0.1 if pretrain else 0.01, weight_decay=2e-4)
@@ -101,11 +104,12 @@ class TTQ(Compressor):
             if self.init == "mean":
                 quantizer.fit(latent(layer))
 
+    @torch.no_grad()
     def metrics(self, model: nn.Module) -> dict[str, float | list[float]]:
         quantizers = [find(layer, TrainedTernary) for layer in self.layers(model).values()]
         if not quantizers[0].active:
             return {}
         return {
-            "ttq_positive_scale": [float(q.positive) for q in quantizers],
-            "ttq_negative_scale": [float(q.negative) for q in quantizers],
+            "ttq_positive_scale": [q.positive.item() for q in quantizers],
+            "ttq_negative_scale": [q.negative.item() for q in quantizers],
         }
