@@ -35,8 +35,8 @@ class EpochSampler(Sampler[int]):
 class ImageNet(ImageData):
     """root/train/<class>/* and root/val/<class>/*, the latter as test images; both are read as RGB.
 
-    Training: random resized crop and flip; else the central crop of `image_size`. Labels are the alphabetical numbers of
-    the class folders. `load()` is refused, since the set does not fit in memory: use the loaders.
+    Training: random resized crop and flip; else the central crop of `image_size`. Labels number the class folders in
+    alphabetical order. `load()` is refused, since the set does not fit in memory: use the loaders.
     """
 
     classes = 1000
@@ -87,7 +87,10 @@ class ImageNet(ImageData):
         """The official validation images, plain and in order."""
         return self._batches(self._test)
 
-    def _batches(self, data: Dataset[Any], **options: Any) -> DataLoader[Any]:
+    def _batches(self, data: Any, **options: Any) -> DataLoader[Any]:
+        if "sampler" not in options:
+            rank, world_size = self._world()
+            options["sampler"] = range(rank, len(data), world_size)
         pinned = torch.device(self.device).type == "cuda"
         return DataLoader(data, self.batch_size, num_workers=self.workers, pin_memory=pinned, **options)
 

@@ -1,6 +1,7 @@
 """A data set that lives on the device as uint8 and is shuffled, augmented and normalised there, a batch at a time."""
 
 from collections.abc import Iterator, Sequence
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -10,9 +11,15 @@ from torch.nn import functional as F
 
 def normalise(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
     """uint8 [N, C, H, W] -> float32 (images / 255 - mean) / std, with one mean and std per channel."""
-    scale = torch.tensor([1 / (255 * s) for s in std], device=images.device).view(1, -1, 1, 1)
-    shift = torch.tensor([-m / s for m, s in zip(mean, std, strict=True)], device=images.device).view(1, -1, 1, 1)
+    scale, shift = _affine(tuple(mean), tuple(std), images.device)
     return images.to(torch.float32).mul_(scale).add_(shift)
+
+
+@lru_cache(maxsize=16)  # copying them to a GPU for each batch would make every step wait for the one before
+def _affine(mean: tuple[float, ...], std: tuple[float, ...], device: torch.device) -> tuple[Tensor, Tensor]:
+    scale = torch.tensor([1 / (255 * s) for s in std], device=device).view(1, -1, 1, 1)
+    shift = torch.tensor([-m / s for m, s in zip(mean, std, strict=True)], device=device).view(1, -1, 1, 1)
+    return scale, shift
 
 
 def crop(images: Tensor, offsets: Tensor, padding: int) -> Tensor:

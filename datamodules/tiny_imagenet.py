@@ -22,7 +22,7 @@ class TinyImageNet(ImageData):
     the official test labels are not public).
 
     Looks in root/tiny-imagenet-200, then root itself, for wnids.txt, train/<id>/images/*.JPEG, val/images/*.JPEG and
-    val/val_annotations.txt. The decoded images are kept beside them in decoded-*.npy files where the folder is writable.
+    val/val_annotations.txt. Decoded images are kept beside them in decoded-*.npy files, where the folder is writable.
     """
 
     classes = 200

@@ -22,14 +22,11 @@ class AlexNet(nn.Module):
     def __init__(self, num_classes: int, in_channels: int, image_size: int, batch_norm: bool) -> None:
         super().__init__()
         small = image_size <= SMALL_IMAGE
-        side = image_size if small else (image_size + 2 * 2 - 11) // 4 + 1
+        side = image_size if small else (image_size + 4 - 11) // 4 + 1
         for _ in range(3):
             side = (side - 3) // 2 + 1
-        stem = (
-            nn.Conv2d(in_channels, 96, 5, padding=2, bias=not batch_norm)
-            if small
-            else nn.Conv2d(in_channels, 96, 11, stride=4, padding=2, bias=not batch_norm)
-        )
+        kernel, stride = (5, 1) if small else (11, 4)
+        stem = nn.Conv2d(in_channels, 96, kernel, stride=stride, padding=2, bias=not batch_norm)
 
         def conv(inputs: int, outputs: int, kernel: int) -> nn.Conv2d:
             return nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2, bias=not batch_norm)
@@ -59,7 +56,5 @@ def alexnet(num_classes: int, in_channels: int, image_size: int, form: str, **op
     """AlexNet, 62.4M weights at 224 px and 1000 classes. Option: `batch_norm` true | false."""
     check_form("alexnet", form, ("float", "wbin"), "no reproduced table has it")
     check_image_size("alexnet", image_size, minimum=16)
-    if SMALL_IMAGE < image_size:
-        check_image_size("alexnet with its stride-4 stem (above 64 px)", image_size, minimum=67)
     batch_norm = choose("alexnet", options, {"batch_norm": (True, False)})["batch_norm"]
     return AlexNet(num_classes, in_channels, image_size, batch_norm)

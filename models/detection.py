@@ -25,5 +25,4 @@ def maskrcnn_resnet50_fpn(num_classes: int, in_channels: int, image_size: int, f
         num_classes=num_classes,
         min_size=min(800, image_size),
         max_size=image_size,
-        trainable_backbone_layers=5,
     )
