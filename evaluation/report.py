@@ -1,0 +1,176 @@
+"""From a packed file and test images to report.json: everything measured on what was read back from disk."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+from dataclasses import asdict, dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from evaluation import latency, proof, schema
+from evaluation.accuracy import Batches, limited, logits, top1
+from evaluation.layers import layer_rows
+from evaluation.rebuild import float_network
+from evaluation.storage import storage
+from evaluation.structure import GROUP, pruned_ratio
+from evaluation.theory import theory
+from kernels.engine import load_engine
+from packing.file import read
+from packing.size import Size, compressed_code_bytes, total_size
+from packing.spec import PackedModel
+
+VERSION = 1
+
+
+@dataclass(frozen=True)
+class LatencyOptions:
+    """Batch sizes, thread counts and the time budget in seconds of the latency part; 0 seconds leave it out."""
+
+    batches: list[int] = field(default_factory=lambda: [1])
+    threads: list[int] = field(default_factory=lambda: [1])
+    seconds: float = 10.0
+
+
+def evaluate_packed(
+    path: str | Path, batches: Batches, latency_options: LatencyOptions | None = None, limit: int | None = None
+) -> dict[str, Any]:
+    """Measure a packed file; the keys of the result are those of `evaluation.schema.KEYS`.
+
+    Args:
+        batches: the test loader of the data set it was trained on, in its order.
+        limit: use only the first `limit` test images.
+
+    Raises:
+        FileNotFoundError, PackedFileError: no such file, or a damaged one.
+        ValueError: a file without the meta that names its network, or a malformed proof.
+    """
+    path = Path(path)
+    packed = read(path)
+    meta = packed.meta
+    engine = load_engine(packed)
+    answers, labels = logits(engine, limited(batches, limit))
+    model, dataset, compressor, accuracy = (_part(meta, k) for k in ("model", "dataset", "compressor", "accuracy"))
+    unit = compressor.get("pfr_unit") or "filter"
+    group = compressor.get("group") or GROUP
+    pfr = pruned_ratio(packed, unit, group)
+    layers = layer_rows(packed, path)
+    bits = storage(packed) if unit == "weight" else {}
+    report = {
+        "version": VERSION,
+        "date": datetime.now().astimezone().isoformat(timespec="seconds"),
+        "packed": str(path),
+        "model": model.get("name", ""),
+        "form": model.get("form", ""),
+        "dataset": dataset.get("name", ""),
+        "compressor": compressor.get("name", ""),
+        "seed": meta.get("seed"),
+        "accuracy": {
+            "top1": top1(answers, labels),
+            "float_top1": accuracy.get("float_top1"),
+            "trained_top1": accuracy.get("trained_top1"),
+            "images": len(labels),
+        },
+        "structure": {
+            "pfr": pfr,
+            "pfr_asked": compressor.get("pfr"),
+            "pfr_unit": unit,
+            **{f"{u}_pfr": pruned_ratio(packed, u) for u in ("filter", "kernel", "weight")},
+        },
+        "layers": [{**row, "storage": bits.get(row["name"])} for row in layers],
+        "size": _sizes(packed, layers, path.stat().st_size),
+        "speed": _speed(packed, engine, latency_options or LatencyOptions()),
+        "reload": _reload(meta, answers),
+        "theory": theory(packed, 0.0 if unit == "weight" else pfr),
+        "environment": environment(),
+    }
+    schema.validate(report)
+    return report
+
+
+def _part(meta: dict[str, Any], name: str) -> dict[str, Any]:
+    return meta[name] if isinstance(meta.get(name), dict) else {}
+
+
+def _sizes(packed: PackedModel, layers: list[dict[str, Any]], on_disk: int) -> dict[str, Any]:
+    total, conv = total_size(packed), total_size(packed, conv_only=True)
+    conv_bytes = sum(row["packed_bytes"] for row in layers if row["op"] == "conv")
+    return {
+        **_counts(total),
+        "packed_bytes": on_disk,
+        "compression_ratio": total.float_bytes / on_disk,
+        "conv": {
+            **_counts(conv),
+            "packed_bytes": conv_bytes,
+            "compression_ratio": conv.float_bytes / conv_bytes if conv_bytes else None,
+        },
+        "codes": compressed_code_bytes(packed),
+    }
+
+
+def _counts(size: Size) -> dict[str, int]:
+    counts = asdict(size)
+    del counts["entropy_bits"]
+    return {**counts, "float_bytes": size.float_bytes, "entropy_bound_bytes": size.entropy_bound_bytes}
+
+
+def _speed(packed: PackedModel, engine: Any, options: LatencyOptions) -> list[dict[str, Any]]:
+    if options.seconds <= 0:
+        return []
+    timed = latency.candidates(float_network(packed), engine)
+    return latency.measure(timed, packed.input_shape, options.batches, options.threads, options.seconds)
+
+
+def _reload(meta: dict[str, Any], answers: torch.Tensor) -> dict[str, Any]:
+    if not _part(meta, "proof"):
+        return {"identical_predictions": None, "compared_images": 0, "max_logit_error": None}
+    return proof.check(meta["proof"], answers)
+
+
+def environment() -> dict[str, Any]:
+    """Processor, instruction set, torch version and threads of this process."""
+    return {
+        "cpu": _processor(),
+        "isa": torch.backends.cpu.get_cpu_capability(),
+        "torch": torch.__version__,
+        "threads": torch.get_num_threads(),
+    }
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def write_report(report: dict[str, Any], path: str | Path) -> None:
+    """report.json, through a temporary file and a rename."""
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        temporary.write_text(json.dumps(report, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def read_report(path: str | Path) -> dict[str, Any]:
+    """A validated report.json. Raises FileNotFoundError or ValueError, one line naming the file."""
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such report")
+    try:
+        report = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(report, dict):
+            raise ValueError("not a JSON object")
+        schema.validate(report)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+    return report

@@ -1,0 +1,70 @@
+"""What unstructured sparsity would have to pay for its indices, on the real tensors of a packed network.
+
+ADMM-NN-S demands that storage be compared with quantisation on and indices counted (paper); the accounting itself is
+our choice, the one usual since EIE and Deep Compression: relative indices with fillers, or CSR.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from rich.table import Table
+
+from packing.codecs import bits_per_symbol
+from packing.spec import LayerCodes, PackedModel
+from packing.structure import irregular_index_bits
+
+FLOAT_BITS = 32
+
+
+def layer_storage(layer: LayerCodes) -> dict[str, Any]:
+    """Bits of one layer stored dense, cut, and irregular.
+
+    value_bits: b, bits of one code (32 for floats); dense_bits: all weights of the uncut layer at b; structured_bits:
+    the kept rows and columns at b, no index; irregular_bits: nonzeros and fillers at b + index_bits, the best width of
+    the relative index; csr_bits; per_weight_bits: the cheaper of the two per nonzero, None without nonzeros;
+    best: which of the three is least.
+    """
+    weight = layer.weight()
+    nonzero = weight != 0
+    # irregular formats store no zeros, so zero needs no level of its own there; at least one bit for the sign or value
+    levels = None if layer.codes is None else np.unique(layer.codes)
+    value_bits = FLOAT_BITS if levels is None else bits_per_symbol(len(levels))
+    sparse_bits = FLOAT_BITS if levels is None else bits_per_symbol(max(1, int((levels != 0).sum())))
+    irregular = irregular_index_bits(nonzero.reshape(len(nonzero), -1), sparse_bits)
+    nonzeros = int(nonzero.sum())
+    kinds = {
+        "dense": int(np.prod(layer.full_shape)) * value_bits,
+        "structured": weight.size * value_bits,
+        "irregular": min(irregular.relative, irregular.csr),
+    }
+    return {
+        "value_bits": value_bits,
+        "nonzeros": nonzeros,
+        "dense_bits": kinds["dense"],
+        "structured_bits": kinds["structured"],
+        "irregular_bits": irregular.relative,
+        "csr_bits": irregular.csr,
+        "index_bits": irregular.index_bits,
+        "fillers": irregular.entries - nonzeros,
+        "per_weight_bits": kinds["irregular"] / nonzeros if nonzeros else None,
+        "best": min(kinds, key=kinds.__getitem__),
+    }
+
+
+def storage(packed: PackedModel) -> dict[str, dict[str, Any]]:
+    """`layer_storage` of every conv and linear layer, by name."""
+    return {name: layer_storage(node.codes) for name, node in packed.layers().items()}
+
+
+def storage_table(packed: PackedModel) -> Table:
+    """The same for reading: bytes per layer, the cheapest format marked."""
+    table = Table(title="Storage with indices counted, bytes", title_justify="left")
+    for column in ("layer", "dense", "structured", "irregular", "CSR", "index bits", "fillers", "best"):
+        table.add_column(column, justify="left" if column in ("layer", "best") else "right")
+    for name, row in storage(packed).items():
+        bits = (row["dense_bits"], row["structured_bits"], row["irregular_bits"], row["csr_bits"])
+        cells = [f"{-(-b // 8):,}" for b in bits]
+        table.add_row(name, *cells, str(row["index_bits"]), f"{row['fillers']:,}", row["best"])
+    return table

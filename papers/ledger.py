@@ -1,0 +1,114 @@
+"""The ledger of our measured runs: `ledger.jsonl`, one JSON object per line, appended to and never edited.
+
+| key           | type             | meaning                                                                   |
+|---------------|------------------|---------------------------------------------------------------------------|
+| date          | str              | day the run finished, YYYY-MM-DD                                          |
+| command       | str              | the exact command                                                         |
+| seed          | int              |                                                                           |
+| schedule      | str              | name of the schedule, e.g. `paper` or `smoke`                             |
+| hardware      | str              | processor or accelerator                                                  |
+| wall_clock_s  | number           | training time of all stages, seconds                                      |
+| model         | str              |                                                                           |
+| dataset       | str              |                                                                           |
+| compressor    | str              |                                                                           |
+| test_images   | int              | how many test images the accuracies are over                              |
+| top1_before   | number or null   | top-1 of the uncompressed network of the same run, per cent               |
+| top1          | number           | top-1 of the packed file, per cent                                        |
+| pfr           | number or null   | as the method's paper defines it, per cent                                |
+| packed_bytes  | int              | bytes on disk                                                             |
+| ratio         | number           | fp32 bytes of the uncut network / packed_bytes                            |
+| target        | str or null      | id in `targets.yaml`                                                      |
+
+Any other metric of `papers.targets.METRICS` may be added as a number, and a `note` as a string.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import tempfile
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+from papers.targets import METRICS, load_targets
+
+LEDGER = Path(__file__).with_name("ledger.jsonl")
+
+NUMBER = (int, float)
+REQUIRED: dict[str, tuple[type, ...]] = {
+    "date": (str,),
+    "command": (str,),
+    "seed": (int,),
+    "schedule": (str,),
+    "hardware": (str,),
+    "wall_clock_s": NUMBER,
+    "model": (str,),
+    "dataset": (str,),
+    "compressor": (str,),
+    "test_images": (int,),
+    "top1_before": (*NUMBER, type(None)),
+    "top1": NUMBER,
+    "pfr": (*NUMBER, type(None)),
+    "packed_bytes": (int,),
+    "ratio": NUMBER,
+    "target": (str, type(None)),
+}
+OPTIONAL: dict[str, tuple[type, ...]] = {"note": (str,), **{m: NUMBER for m in METRICS if m not in REQUIRED}}
+Row = dict[str, Any]
+
+
+def validate(row: Row, where: str) -> None:
+    """Raises ValueError, one line starting with `where`, unless the row has the keys and types of the table above."""
+    missing = [key for key in REQUIRED if key not in row]
+    if missing:
+        raise ValueError(f"{where}: missing {', '.join(missing)}")
+    for key, value in row.items():
+        kinds = REQUIRED.get(key) or OPTIONAL.get(key)
+        if kinds is None:
+            raise ValueError(f"{where}: unknown key {key}")
+        if not isinstance(value, kinds) or isinstance(value, bool):
+            raise ValueError(f"{where}: {key}={value!r}: expected {' or '.join(kind.__name__ for kind in kinds)}")
+        if isinstance(value, float) and not math.isfinite(value):
+            raise ValueError(f"{where}: {key}={value}: expected a finite number")
+    for key in ("top1_before", "top1", "pfr"):
+        if row[key] is not None and not 0 <= row[key] <= 100:
+            raise ValueError(f"{where}: {key}={row[key]}: expected per cent in [0, 100]")
+    try:
+        date.fromisoformat(row["date"])
+    except ValueError:
+        raise ValueError(f"{where}: date={row['date']}: expected YYYY-MM-DD") from None
+    if row["target"] is not None and row["target"] not in load_targets()[1]:
+        raise ValueError(f"{where}: target={row['target']}: no such id in targets.yaml")
+
+
+def load_ledger(path: Path = LEDGER) -> list[Row]:
+    """All rows, in order. Raises ValueError naming the file and line of the first bad row."""
+    rows = []
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+        where = f"{path.name} line {number}"
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise ValueError(f"{where}: not JSON: {error}") from None
+        if not isinstance(row, dict):
+            raise ValueError(f"{where}: expected a JSON object, found {type(row).__name__}")
+        validate(row, where)
+        rows.append(row)
+    return rows
+
+
+def append(row: Row, path: Path = LEDGER) -> None:
+    """Adds one validated row; the file is replaced in one rename, so a reader never sees half a line."""
+    validate(row, "ledger row")
+    before = path.read_text(encoding="utf-8") if path.exists() else ""
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(before + json.dumps(row) + "\n")
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
