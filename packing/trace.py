@@ -141,7 +141,7 @@ class _Builder:
         cols = np.flatnonzero(reads)
         if kind == "conv":
             attrs = {name: tuple(getattr(module, name)) for name in ("stride", "padding", "dilation")}
-            attrs["groups"] = module.groups * int(reads.sum()) // len(reads)  # groups go as a whole
+            attrs["groups"] = 1 if module.groups == 1 else module.groups * int(reads.sum()) // len(reads)  # go whole
             cols = cols if module.groups == 1 else np.arange(full_shape[1])
         codes = _layer_codes(node.target, module, encoded, np.flatnonzero(keep), cols, attrs.get("groups", 1))
         tensors = {} if module.bias is None else {"bias": module.bias.detach().float().cpu().numpy()[keep]}
