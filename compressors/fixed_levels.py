@@ -24,7 +24,7 @@ class FixedLevels(Quantizer):
         self.active = True
 
     def encode(self, weight: Tensor) -> tuple[Tensor, Tensor]:
-        return self.codes, self.scale.detach()
+        return self.codes, self.scale.detach().clone()
 
     def transform(self, weight: Tensor) -> Tensor:
         return scaled(self.codes, self.scale)
