@@ -6,10 +6,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from compressors.fixed_levels import FixedLevels
 from compressors.quantizers import Binary, ScaledBinary, sign
+from compressors.threshold_ternary import FixedTernary, TGATernary
 from compressors.transforms import Mask, attach, encode_layer, scaled
 from compressors.ttq import TrainedTernary
 from compressors.twn import Ternary
+from compressors.unit_ternary import UnitTernary
 
 QUANTIZERS = {
     "binary": Binary,
@@ -18,6 +21,10 @@ QUANTIZERS = {
     "twn_filter": lambda: Ternary(per_filter=True),
     "ttq": TrainedTernary,
     "ttq_zeros": lambda: TrainedTernary(zeros=0.4),
+    "ptq": lambda: UnitTernary(active=True),
+    "ptq_twn_gain": lambda: UnitTernary("twn", gain=True, active=True),
+    "wpc_fixed": FixedTernary,
+    "wpc_tga": TGATernary,
 }
 
 shapes = st.sampled_from([(3, 4), (5, 2, 3, 3), (1, 1, 1, 1), (2, 70, 1, 1), (4, 1, 5, 5)])
@@ -45,6 +52,11 @@ def test_forward_is_exactly_scale_times_codes_and_codes_are_levels(name, weight)
     quantizer = QUANTIZERS[name]()
     if name.startswith("ttq"):
         quantizer.fit(weight)
+    if name == "ptq_twn_gain":
+        quantizer.gain.data.fill_(1.7)
+    if name == "wpc_tga":
+        quantizer.initialise(weight, 0.3)
+        quantizer.bound(weight)  # as after every step: the tail beyond 3 sigma is not representable
     codes, scale = quantizer.encode(weight)
     assert codes.shape == weight.shape
     levels = {-1.0, 1.0} if "binary" in name else {-1.0, 0.0, 1.0}
@@ -71,7 +83,23 @@ def test_encode_layer_is_exact_under_a_later_mask(name, weight, seed):
     assert not codes[(mask.mask == 0).expand_as(codes)].any()
 
 
-@pytest.mark.parametrize("name", ["binary", "scaled_binary", "twn", "twn_filter"])
+@settings(max_examples=20, deadline=None)
+@given(shape=shapes, seed=st.integers(0, 1000), scale=st.floats(-4, 4, width=32))
+def test_fixed_levels_stay_where_they_were_put(shape, seed, scale):
+    generator = torch.Generator().manual_seed(seed)
+    codes = torch.randint(-127, 128, shape, generator=generator)
+    quantizer = FixedLevels(torch.Size(shape))
+    weight, grad = torch.randn(shape, generator=generator), torch.randn(shape, generator=generator)
+    assert torch.equal(quantizer(weight), weight)  # not yet fixed
+    quantizer.fix(codes, torch.tensor(scale))
+    value = quantizer(weight)
+    assert torch.equal(value, codes * torch.tensor(scale))
+    assert torch.equal(scaled(*quantizer.encode(weight)), value)
+    value.backward(grad)
+    assert quantizer.scale.grad.item() == pytest.approx((grad.double() * codes).sum().item(), rel=1e-4, abs=1e-3)
+
+
+@pytest.mark.parametrize("name", ["binary", "scaled_binary", "twn", "twn_filter", "ptq", "wpc_fixed"])
 @settings(max_examples=30, deadline=None)
 @given(weight=weights())
 def test_projections_are_idempotent(name, weight):
@@ -159,7 +187,7 @@ def test_twn_threshold_is_near_the_best_one_for_normal_weights():
 
 
 def test_ttq_gradients(case):
-    """dL/dWp = sum of g above, dL/dWn = -sum of g below, dL/dw = (Wp, Wn, 1) g: Zhu et al., and W_n's sign by calculus."""
+    """dL/dWp = sum of g above, dL/dWn = -sum of g below, dL/dw = (Wp, Wn, 1) g; the minus by calculus."""
     weight, grad = case
     quantizer = TrainedTernary(t=0.3)
     with torch.no_grad():
@@ -183,7 +211,7 @@ def test_ttq_zero_fraction(zeros):
     weight = torch.randn(10, 20, generator=torch.Generator().manual_seed(1))
     codes, _ = TrainedTernary(zeros=zeros).encode(weight)
     assert int((codes == 0).sum()) == int(zeros * 200)
-    if 0 < zeros:
+    if zeros > 0:
         assert weight.abs()[codes == 0].max() < weight.abs()[codes != 0].min()
 
 
