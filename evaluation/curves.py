@@ -1,0 +1,120 @@
+"""What training logged, as pictures: a curve per number, a heat map over epochs per list."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+
+from evaluation.figures import BLUE, GREEN, INK, MUTED, ORANGE, PALE, PURPLE, axes, styled, svg
+
+Row = dict[str, Any]
+KIND_COLORS = {"pretrain": BLUE, "prune": ORANGE, "quantize": PURPLE, "finetune": GREEN}
+COLUMNS = 2
+
+
+def read_metrics(path: Path) -> list[Row]:
+    """Rows of a metrics.jsonl, in order; a last line cut short by a kill is left out."""
+    rows = []
+    for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else []:
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError:
+            break
+        if isinstance(row, dict) and "stage" in row:
+            rows.append(row)
+    return rows
+
+
+def kind(stage: str) -> str:
+    """`prune` of `prune-2`."""
+    return stage.split("-")[0]
+
+
+def _numeric(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def numbers(rows: Sequence[Row]) -> list[str]:
+    """Metrics that are numbers somewhere and not the same everywhere, in order of appearance."""
+    names = dict.fromkeys(k for row in rows for k, v in row.items() if k != "epoch" and _numeric(v))
+    return [n for n in names if len({row[n] for row in rows if _numeric(row.get(n))}) > 1]
+
+
+def lists(rows: Sequence[Row]) -> list[str]:
+    """Metrics that are lists of numbers, in order of appearance."""
+    return list(
+        dict.fromkeys(k for row in rows for k, v in row.items() if isinstance(v, list) and v and all(map(_numeric, v)))
+    )
+
+
+@styled
+def curve_panels(rows: Sequence[Row]) -> str | None:
+    """One small panel per number over all epochs of the run, coloured by the kind of stage; None without any."""
+    names = numbers(rows)
+    if not names:
+        return None
+    lines = math.ceil(len(names) / COLUMNS)
+    figure, panels = axes(7.6, 1.75 * lines, rows=lines, columns=COLUMNS)
+    for ax, name in zip(panels, names, strict=False):
+        for start, stop, stage in spans(rows):
+            points = [(k, rows[k][name]) for k in range(start, stop) if _numeric(rows[k].get(name))]
+            marker = "o" if len(points) < 12 else None
+            if points:
+                ax.plot(
+                    *zip(*points, strict=True), color=KIND_COLORS.get(kind(stage), INK), marker=marker, markersize=3
+                )
+        _mark_stages(ax, rows)
+        ax.set_title(name)
+    for ax in panels[len(names) :]:
+        ax.set_axis_off()
+    for ax in panels[max(0, len(names) - COLUMNS) : len(names)]:
+        ax.set_xlabel("epoch of the run")
+    return svg(figure)
+
+
+@styled
+def heat_maps(rows: Sequence[Row]) -> str | None:
+    """One picture per list: epochs of the run to the right, the list's places upwards; None without any."""
+    names = lists(rows)
+    if not names:
+        return None
+    figure, panels = axes(7.6, 2.3 * len(names), rows=len(names))
+    for ax, name in zip(panels, names, strict=True):
+        length = max(len(row[name]) for row in rows if isinstance(row.get(name), list))
+        image = np.full((length, len(rows)), np.nan)
+        for k, row in enumerate(rows):
+            if isinstance(row.get(name), list):
+                image[: len(row[name]), k] = row[name]
+        shown = ax.imshow(image, aspect="auto", origin="lower", cmap="Blues", interpolation="nearest")
+        figure.colorbar(shown, ax=ax, pad=0.01, fraction=0.03).outline.set_visible(False)
+        _mark_stages(ax, rows)
+        ax.grid(visible=False)
+        ax.set_ylabel("place in the list")
+        ax.set_title(name)
+    panels[-1].set_xlabel("epoch of the run")
+    return svg(figure)
+
+
+def spans(rows: Sequence[Row]) -> list[tuple[int, int, str]]:
+    """(first row, row after the last, stage) of every unbroken piece of a stage."""
+    found: list[tuple[int, int, str]] = []
+    for k, row in enumerate(rows):
+        if found and found[-1][2] == row["stage"]:
+            found[-1] = (found[-1][0], k + 1, row["stage"])
+        else:
+            found.append((k, k + 1, row["stage"]))
+    return found
+
+
+def _mark_stages(ax: Axes, rows: Sequence[Row]) -> None:
+    for start, _, _ in spans(rows)[1:]:
+        ax.axvline(start - 0.5, color=PALE, linewidth=1, linestyle=(0, (2, 2)))
+    ax.set_xlim(-0.5, len(rows) - 0.5)
+    ax.xaxis.get_major_locator().set_params(integer=True)
+    ax.tick_params(labelcolor=MUTED)

@@ -1,0 +1,142 @@
+"""Matplotlib pictures as inline SVG, in one calm style; no display and no global state needed."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from typing import Any
+
+import matplotlib
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+INK, MUTED, GRID, PALE = "#1f2933", "#616e7c", "#e4e7eb", "#cbd2d9"
+BLUE, ORANGE, GREEN, PURPLE = "#2f6fae", "#c9752d", "#4f8a5b", "#8064a2"
+STYLE = {
+    "font.family": "sans-serif",
+    "font.sans-serif": ["Inter", "Segoe UI", "Helvetica Neue", "Arial", "DejaVu Sans"],
+    "font.size": 9,
+    "text.color": INK,
+    "text.parse_math": False,  # names come from files: a dollar sign is a dollar sign
+    "axes.edgecolor": PALE,
+    "axes.labelcolor": MUTED,
+    "axes.titlesize": 10,
+    "axes.titleweight": "normal",
+    "axes.titlelocation": "left",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.axisbelow": True,
+    "axes.grid": True,
+    "grid.color": GRID,
+    "grid.linewidth": 0.8,
+    "xtick.color": MUTED,
+    "ytick.color": MUTED,
+    "xtick.major.size": 0,
+    "ytick.major.size": 0,
+    "xtick.minor.size": 0,
+    "legend.frameon": False,
+    "svg.fonttype": "none",
+    "svg.hashsalt": "sparsign",
+}
+
+
+styled = matplotlib.rc_context(STYLE)
+"""Decorates a function that draws, from its first line to the saved picture."""
+
+
+def svg(figure: Figure) -> str:
+    """The figure as an <svg> element, to be put into a page."""
+    buffer = io.StringIO()
+    figure.savefig(buffer, format="svg", bbox_inches="tight", pad_inches=0.05, metadata={"Date": None})
+    text = buffer.getvalue()
+    return text[text.index("<svg") :]
+
+
+def axes(width: float, height: float, rows: int = 1, columns: int = 1) -> tuple[Figure, list[Axes]]:
+    """A figure, sizes in inches, and its axes in reading order."""
+    figure = Figure(figsize=(width, height), layout="constrained")
+    return figure, list(figure.subplots(rows, columns, squeeze=False).ravel())
+
+
+def bytes_text(count: float, _: object = None) -> str:
+    """`1.2 MB`: a tick label."""
+    for unit, step in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if count >= step:
+            return f"{count / step:g} {unit}"
+    return f"{count:g} B"
+
+
+@styled
+def layer_sizes(layers: Sequence[dict[str, Any]]) -> str:
+    """Bytes by layer, fp32 of the uncut layer against its sections in the file, joined by a line; log scale."""
+    figure, (ax,) = axes(7.6, _height(layers))
+    places = range(len(layers))
+    before = [max(1, row["float_bytes"]) for row in layers]
+    after = [max(1, row["packed_bytes"]) for row in layers]
+    ax.hlines(places, after, before, color=PALE, linewidth=2.2)
+    ax.scatter(before, places, color=MUTED, s=22, label="fp32", zorder=3)
+    ax.scatter(after, places, color=BLUE, s=22, label="in the file", zorder=3)
+    for place, (b, a, row) in enumerate(zip(before, after, layers, strict=True)):
+        text = f"{b / a:.0f}×" if row["packed_bytes"] else "gone"
+        ax.annotate(text, (b, place), (7, 0), textcoords="offset points", va="center", color=MUTED, fontsize=8)
+    ax.set_xscale("log")
+    ax.xaxis.set_major_formatter(bytes_text)
+    ax.margins(x=0.08)
+    _name_layers(ax, layers)
+    ax.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2, handletextpad=0.3, borderpad=0)
+    return svg(figure)
+
+
+@styled
+def kept_filters(layers: Sequence[dict[str, Any]]) -> str:
+    """Per cent of every layer's filters that are kept (bars) and of its weights that are not zero (marks)."""
+    figure, (ax,) = axes(7.6, _height(layers))
+    places = range(len(layers))
+    kept = [100 * row["shape"][0] / row["full_shape"][0] for row in layers]
+    nonzero = [100 * min(1.0, row["nonzeros"] / max(1, row["float_bytes"] // 4)) for row in layers]
+    ax.barh(places, [100] * len(layers), height=0.62, color=GRID)
+    ax.barh(places, kept, height=0.62, color=BLUE, label="filters kept")
+    ax.scatter(
+        nonzero, places, marker="|", s=90, linewidth=2, color=ORANGE, label="nonzero weights", zorder=3, clip_on=False
+    )
+    for place, row in enumerate(layers):
+        text = f"{row['shape'][0]} of {row['full_shape'][0]}"
+        ax.annotate(text, (100, place), (6, 0), textcoords="offset points", va="center", color=MUTED, fontsize=8)
+    ax.set_xlim(0, 100)
+    ax.xaxis.set_major_formatter(lambda value, _: f"{value:.0f} %")
+    ax.grid(visible=False, axis="y")
+    _name_layers(ax, layers)
+    ax.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2, handletextpad=0.5, borderpad=0)
+    return svg(figure)
+
+
+@styled
+def speeds(rows: Sequence[dict[str, Any]]) -> str:
+    """Milliseconds per call of every engine, one panel per batch size and thread count."""
+    cells = list(dict.fromkeys((row["batch"], row["threads"]) for row in rows))
+    per_cell = max(sum((r["batch"], r["threads"]) == cell for r in rows) for cell in cells)
+    figure, panels = axes(7.6, len(cells) * (0.55 + 0.3 * per_cell), rows=len(cells))
+    for ax, (batch, threads) in zip(panels, cells, strict=True):
+        mine = [row for row in rows if (row["batch"], row["threads"]) == (batch, threads)]
+        colors = [PALE if row["engine"].startswith("torch ") else BLUE for row in mine]
+        ax.barh(range(len(mine)), [row["milliseconds"] for row in mine], height=0.62, color=colors)
+        for place, row in enumerate(mine):
+            text = f"{row['milliseconds']:.3g} ms   {row['ratio_to_torch_fp32']:.2f}×"
+            ax.annotate(text, (row["milliseconds"], place), (5, 0), textcoords="offset points", va="center", fontsize=8)
+        ax.set_yticks(range(len(mine)), [row["engine"] for row in mine])
+        ax.invert_yaxis()
+        ax.margins(x=0.22)
+        ax.set_xlim(left=0)
+        ax.grid(visible=False, axis="y")
+        ax.set_title(f"batch {batch}, {threads} thread{'s' if threads > 1 else ''}")
+    panels[-1].set_xlabel("milliseconds per call, median")
+    return svg(figure)
+
+
+def _height(layers: Sequence[dict[str, Any]]) -> float:
+    return 0.7 + 0.21 * len(layers)
+
+
+def _name_layers(ax: Axes, layers: Sequence[dict[str, Any]]) -> None:
+    ax.set_yticks(range(len(layers)), [row["name"] for row in layers], fontsize=8)
+    ax.set_ylim(len(layers) - 0.4, -0.6)
