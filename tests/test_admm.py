@@ -195,13 +195,20 @@ def test_residuals_vanish_by_the_last_rho_and_the_projection_costs_little(data, 
     model = nn.Sequential(
         *(nn.Conv2d(1, 6, 3), nn.ReLU(), nn.Conv2d(6, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(32, 4))
     )
-    options = {"rhos": [1e-2, 1e-1, 1.0], "interval": 4, "float_layers": [], "purify": False, "quantize": "ternary"}
+    options = {
+        "rhos": [1e-2, 1e-1, 1.0, 4.0],
+        "interval": 4,
+        "float_layers": [],
+        "purify": False,
+        "quantize": "ternary",
+    }
     admm = Watched(structure=structure, pfr=0.4, **options)
     admm.images = data[0]
     admm.prepare(model, EXAMPLE)
     for stage in admm.stages(model):
-        last = stage.name in ("prune-3", "quantize-3")
-        history = run_stage(admm, model, stage, *data, epochs=16 if last else 4, lr=0.05, batch=8)
+        last = stage.name in ("prune-4", "quantize-4")
+        epochs, lr = (12, 0.02) if last else (4, 0.05)
+        history = run_stage(admm, model, stage, *data, epochs=epochs, lr=lr, batch=8)
         if last:
             assert history[-1]["admm_gap_max"] < 1e-2
             assert history[-1]["admm_gap_max"] == max(history[-1]["admm_gap"]) and len(history[-1]["admm_gap"]) == 3
