@@ -14,8 +14,10 @@ from rich.console import Console
 
 from compressors.transforms import encode_layer
 from configs.schema import register
-#from evaluation.report import evaluate_packed, write_report
-#from evaluation.table import summary
+from evaluation import proof
+from evaluation.accuracy import logits
+from evaluation.report import evaluate_packed, read_report, write_report
+from evaluation.table import summary
 from packing.file import write
 from packing.trace import to_packed
 from pipeline import build
@@ -29,36 +31,44 @@ from pipeline.stages import Trained, run_stages
 @hydra.main(version_base="1.3", config_path="configs", config_name="train")
 def main(config: DictConfig) -> float:
     """Returns the packed network's top-1, so that sweepers can optimise it."""
-    build.validate(config)
     hydra_config = HydraConfig.get()
-    multirun = hydra_config.mode == RunMode.MULTIRUN
-    folder = RunFolder(config.resume or hydra_config.runtime.output_dir)
-    console = Console()
-    folder.claim(build.plain(config), resume=bool(config.resume) or multirun)
+    sweep = Path(hydra_config.sweep.dir).name if hydra_config.mode == RunMode.MULTIRUN else None
+    return run(config, config.resume or hydra_config.runtime.output_dir, sweep)["accuracy"]["top1"]
+
+
+def run(config: DictConfig, path: str | Path, sweep: str | None = None) -> dict[str, Any]:
+    """One job in its run folder: goes on with what is there, or starts; returns the report.
+
+    A folder with this very run in it is only entered to resume it or, in a sweep, to skip or finish it.
+    """
+    build.validate(config)
+    folder, console, tracker = RunFolder(path), Console(), instantiate(config.logger)
+    folder.claim(build.plain(config), resume=bool(config.resume) or sweep is not None)
     if folder.finished:
         console.print(f"{folder.path} is finished: nothing to do")
-        return folder.read_report()["accuracy"]["top1"]
-
-    tracker = instantiate(config.logger)
+        return read_report(folder.report)
+    console.print(f"run folder: {folder.path}")
     failed = True
     try:
         with resume_hint(folder, console):
-            tracker.open(folder.path, build.plain(config), Path(hydra_config.sweep.dir).name if multirun else None)
+            tracker.open(folder.path, build.plain(config), sweep)
             report = pack_and_measure(config, run_stages(config, folder, tracker, console), console)
             tracker.summary(report, folder.packed)
             failed = False
     finally:
         tracker.close(failed)
-    return report["accuracy"]["top1"]
+    return report
 
 
-def pack_and_measure(config: DictConfig, run: Trained, console: Console) -> dict[str, Any]:
+def pack_and_measure(config: DictConfig, trained: Trained, console: Console) -> dict[str, Any]:
     """Cuts and packs the trained network, then reads the file back and measures what it holds."""
-    m = config.model
-    packed = to_packed(run.model, encode_layer, (m.in_channels, m.image_size, m.image_size), packed_meta(config, run))
-    write(packed, run.folder.packed)
-    report = evaluate_packed(run.folder.packed, run.data, build.plain(config.latency))
-    write_report(report, run.folder.path)
+    folder, data, m = trained.folder, trained.data, config.model
+    answers, _ = logits(trained.model, data.test_dataloader())
+    meta = packed_meta(config, trained) | {"proof": proof.make(answers)}
+    write(to_packed(trained.model, encode_layer, (m.in_channels, m.image_size, m.image_size), meta), folder.packed)
+
+    report = evaluate_packed(folder.packed, data.test_dataloader(), build.plain(config.latency))
+    write_report(report, folder.path)
     console.print(summary(report))
     return report
 

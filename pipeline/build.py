@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import os
+import warnings
 from typing import Any
 
 import pytorch_lightning as pl
@@ -15,6 +17,10 @@ from compressors.base import Compressor
 from configs.options import check
 from models.pretrained import load_pretrained
 from pipeline.checkpoints import AtomicCheckpointIO
+
+
+logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)  # its notices are about itself, not about the run
+warnings.filterwarnings("ignore", module="pytorch_lightning")
 
 
 def plain(config: DictConfig) -> dict[str, Any]:

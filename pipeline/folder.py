@@ -130,7 +130,3 @@ class RunFolder:
         times = json.loads(self.timing.read_text()) if self.timing.is_file() else {}
         times[stage] = round(times.get(stage, 0.0) + seconds, 2)
         write_atomic(self.timing, json.dumps(times, indent=2) + "\n")
-
-    def read_report(self) -> dict[str, Any]:
-        """The report of a finished run."""
-        return json.loads(self.report.read_text())

@@ -14,7 +14,7 @@ from configs.schema import StageConfig
 
 
 def merge(recipe: Recipe, stage: StageConfig) -> Recipe:
-    """The compressor's recipe with what the schedule says put over it; a stage that only decides stays without epochs."""
+    """The compressor's recipe with what the schedule says put over it; a stage that trains nothing stays so."""
     names = ("epochs", "optimizer", "lr", "weight_decay", "momentum", "decay")
     if recipe.epochs == 0:
         return recipe
