@@ -36,9 +36,21 @@ def infer_shapes(packed: PackedModel) -> dict[str, Shape]:
         except ValueError as error:
             raise ValueError(f"node {node.name!r} ({node.op}): {error}") from None
         shapes[node.name] = tuple(int(n) for n in shape)
+    _check_original(packed.meta.get("original", {}))
     need(packed.output in shapes, f"output {packed.output!r} is no node")
     need(len(shapes[packed.output]) == 1, f"output {packed.output!r}: expected logits [classes]")
     return shapes
+
+
+def _check_original(original: object) -> None:
+    known = isinstance(original, dict) and set(original) <= {"parameters", "dropped"}
+    need(known, "meta.original is not {parameters, dropped}")
+    need(isinstance(original.get("parameters", 0), int), "meta.original.parameters is not a number")
+    dropped = original.get("dropped", [])
+    need(isinstance(dropped, list), "meta.original.dropped is not a list")
+    for entry in dropped:
+        good = isinstance(entry, list) and len(entry) == 3 and isinstance(entry[0], str) and isinstance(entry[1], list)
+        need(good and all(isinstance(n, int) and n > 0 for n in entry[1]), f"meta.original.dropped: {entry!r:.80}")
 
 
 def need(condition: bool, problem: str) -> None:

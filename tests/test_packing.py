@@ -246,6 +246,15 @@ def test_a_small_file_cannot_claim_much_memory():
     assert "malformed" in refused(join([[]] * 3, sections))
 
 
+@pytest.mark.parametrize(
+    "original", [[], {"parameters": "many"}, {"dropped": 3}, {"dropped": [["x", [3, None], True]]}]
+)
+def test_what_is_said_of_the_original_is_checked(original):
+    packed = quantised("chain", 0)
+    packed.meta["original"] = original
+    assert "meta.original" in refused(dumps(packed))
+
+
 def node(op, *inputs, **attrs):
     return Node(op, "x", inputs, attrs)
 
