@@ -1,0 +1,151 @@
+"""STQ-A: which filters go, that they are gone for good, and the paper's speed-up arithmetic."""
+
+import pytest
+import torch
+from torch import nn
+
+from compressors.base import Stage
+from compressors.stq_a import STQA, choose_filters
+from compressors.transforms import encode_layer
+from evaluation.theory import BINARY, SCALED
+from kernels.engine import load_engine
+from models.resnet import resnet18, resnet20
+from models.vgg import vgg11
+from packing.trace import to_packed
+from tests.plain_loop import run, run_stage
+
+
+def test_global_threshold_takes_the_smallest_scales_of_all_layers_together():
+    importance = {"a": torch.tensor([0.1, 0.9, 0.8, 0.7]), "b": torch.tensor([0.2, 0.3, 0.6, 0.5])}
+    dead = choose_filters(importance, set(), ratio=0.375, cap=1.0, least=1)
+    assert dead["a"].tolist() == [True, False, False, False]
+    assert dead["b"].tolist() == [True, True, False, False]
+
+
+def test_exempt_layers_count_in_the_ratio_but_lose_nothing():
+    importance = {"first": torch.full((4,), 0.01), "b": torch.tensor([0.2, 0.3, 0.6, 0.5])}
+    dead = choose_filters(importance, {"first"}, ratio=0.25, cap=1.0, least=1)
+    assert not dead["first"].any()
+    assert dead["b"].tolist() == [True, True, False, False]
+
+
+def test_what_a_capped_layer_cannot_give_is_taken_from_the_next_scales():
+    importance = {"a": torch.tensor([0.01, 0.02, 0.03, 0.04]), "b": torch.tensor([0.5, 0.6, 0.7, 0.8])}
+    dead = choose_filters(importance, set(), ratio=0.5, cap=0.5, least=1)
+    assert dead["a"].tolist() == [True, True, False, False]
+    assert dead["b"].tolist() == [True, True, False, False]
+
+
+def test_a_layer_keeps_at_least_the_stated_number_of_filters():
+    dead = choose_filters({"a": torch.rand(20)}, set(), ratio=0.9, cap=1.0, least=16)
+    assert dead["a"].sum() == 4
+
+
+def test_ties_at_the_threshold_still_give_the_asked_count():
+    dead = choose_filters({"a": torch.ones(10), "b": torch.ones(10)}, set(), ratio=0.3, cap=1.0, least=1)
+    assert sum(int(d.sum()) for d in dead.values()) == 6
+
+
+@pytest.mark.parametrize("ratio, wanted", [(0.29, 29), (0.3, 30), (0.57, 57)])  # 0.29 * 100 is 28.999... in floats
+def test_the_count_is_the_floor_of_ratio_times_filters(ratio, wanted):
+    assert choose_filters({"a": torch.rand(100)}, set(), ratio, 1.0, 1)["a"].sum() == wanted
+
+
+def _trained(net, **options):
+    torch.manual_seed(0)
+    images, labels = torch.randn(32, 3, 16, 16), torch.randint(0, 10, (32,))
+    compressor = STQA(min_filters=1, **options)
+    model, history = run(compressor, net, images, labels, epochs=1)
+    return compressor, model, images, history
+
+
+NETS = {
+    "bireal": lambda: (resnet20(10, 3, 16, "fbin"), {}),
+    "preact": lambda: (resnet18(10, 3, 16, "fbin", block="preact"), {}),
+    "wbin": lambda: (resnet20(10, 3, 16, "wbin"), {"form": "wbin"}),
+    "chain": lambda: (vgg11(10, 3, 32, "fbin"), {}),
+}
+
+
+@pytest.mark.parametrize("net", ["bireal", "wbin"])
+def test_cut_network_answers_as_the_masked_one_and_is_smaller(net):
+    model, options = NETS[net]()
+    compressor, model, images, _ = _trained(model, pfr=0.4, **options)
+    packed = to_packed(model, encode_layer, (3, 16, 16))
+    with torch.no_grad():
+        logits = model(images)
+    assert (load_engine(packed)(images) - logits).abs().max() < 1e-4 * max(1, logits.abs().max() / 100)
+    layers = compressor.layers(model)
+    full = sum(layer.weight.shape[0] for layer in layers.values())
+    kept = sum(node.codes.codes.shape[0] for node in packed.nodes if node.codes is not None and node.name in layers)
+    if net == "bireal":
+        assert 1 - kept / full == pytest.approx(int(0.4 * full) / full)
+    else:
+        assert kept < 0.61 * full  # spreading may take further filters with it
+
+
+def test_removed_filters_stay_dead_through_finetuning():
+    _, model, _, history = _trained(NETS["bireal"]()[0], pfr=0.4)
+    assert history["finetune"][-1]["pfr"] == pytest.approx(int(0.4 * 688) / 688, abs=0.06)
+    dead = [m for m in model.modules() if isinstance(m, nn.BatchNorm2d) and (m.weight == 0).any()]
+    assert dead
+    for norm in dead:
+        assert (norm.bias[norm.weight == 0] == 0).all()
+
+
+def test_removal_behind_a_sign_masks_the_reader_too():
+    """sign(0) = +1: without a mask on the next layer's column a removed channel would come back as a constant."""
+    torch.manual_seed(0)
+    model, compressor = vgg11(10, 3, 32, "fbin"), STQA(pfr=0.3)
+    compressor.prepare(model, torch.zeros(1, 3, 32, 32))
+    compressor.start(model, Stage("prune"))
+    convs = list(compressor.layers(model).values())
+    for before, after in zip(convs[:-1], convs[1:], strict=True):
+        gone = (before.weight == 0).flatten(1).all(1)
+        assert (after.weight[:, gone] == 0).all()
+    assert any((c.weight == 0).flatten(1).all(1).any() for c in convs)
+
+
+def test_first_binary_layer_is_never_pruned():
+    compressor, model, _, _ = _trained(NETS["bireal"]()[0], pfr=0.5)
+    first = next(iter(compressor.layers(model).values()))
+    assert (first.weight != 0).all()
+
+
+def test_penalty_is_beta_times_the_sum_of_scales_and_gamma_alone_gets_its_gradient():
+    model, compressor = resnet20(10, 3, 16, "fbin"), STQA(beta=0.5)
+    compressor.prepare(model, torch.zeros(1, 3, 16, 16))
+    penalty = compressor.penalty(model, Stage("pretrain"))
+    gammas = compressor.gammas(model)
+    assert penalty.item() == pytest.approx(0.5 * sum(g.sum().item() for g in gammas.values()), rel=1e-6)
+    penalty.backward()
+    touched = {n for n, p in model.named_parameters() if p.grad is not None and p.grad.any()}
+    assert touched and all("bn" in n and ".weight." in n for n in touched)
+    assert compressor.penalty(model, Stage("finetune")) is None
+
+
+def test_penalty_drives_some_scales_to_zero_and_leaves_others():
+    """Bimodal scales: with the penalty a part of the scales collapses while the largest stay (stand-in data)."""
+    torch.manual_seed(0)
+    images, labels = torch.randn(64, 3, 16, 16), torch.randint(0, 4, (64,))
+    images += labels.view(-1, 1, 1, 1) * 0.5
+    spread = {}
+    for beta in (0.0, 2e-2):
+        torch.manual_seed(0)
+        model, compressor = resnet20(10, 3, 16, "fbin"), STQA(beta=beta)
+        compressor.prepare(model, images[:1])
+        run_stage(compressor, model.train(), Stage("pretrain"), images, labels, epochs=20, lr=0.1)
+        pooled = torch.cat(list(compressor.gammas(model).values())).detach()
+        spread[beta] = (pooled < 0.1).float().mean().item(), pooled.max().item()
+    assert spread[2e-2][0] > 0.05 > spread[0.0][0]
+    assert spread[2e-2][1] > 0.5
+
+
+@pytest.mark.parametrize("s1, pfr, printed", [(BINARY, 0.19, 79), (SCALED, 0.30, 83), (BINARY, 0.28, 89), (BINARY, 0.30, 91)])
+def test_theoretical_speedups_of_the_paper(s1, pfr, printed):
+    assert printed in (int(s1 / (1 - pfr)), round(s1 / (1 - pfr)))
+
+
+def test_refuses_options_out_of_range():
+    with pytest.raises(ValueError, match=r"compressor\.pfr=1\.7: expected a value in \[0, 1\)"):
+        STQA(pfr=1.7)
