@@ -69,7 +69,7 @@ def pack_and_measure(config: DictConfig, trained: Trained, console: Console) -> 
 
     report = evaluate_packed(folder.packed, data.test_dataloader(), build.plain(config.latency))
     write_report(report, folder.path)
-    console.print(summary(report))
+    console.print(summary(report, folder.path))
     return report
 
 

@@ -1,0 +1,20 @@
+"""What Hydra calls when a multirun is over."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from hydra.experimental.callback import Callback
+from omegaconf import DictConfig
+from rich.console import Console
+
+from evaluation.sweep import summarise
+
+
+class SweepSummary(Callback):
+    """One table of all finished runs of the sweep, and its files in the sweep's folder."""
+
+    def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
+        table = summarise(config.hydra.sweep.dir)
+        if table is not None:
+            Console().print(table)
