@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -44,6 +45,7 @@ styled = matplotlib.rc_context(STYLE)
 """Decorates a function that draws, from its first line to the saved picture."""
 
 
+@styled
 def svg(figure: Figure) -> str:
     """The figure as an <svg> element, to be put into a page."""
     buffer = io.StringIO()
@@ -93,7 +95,7 @@ def kept_filters(layers: Sequence[dict[str, Any]]) -> str:
     figure, (ax,) = axes(7.6, _height(layers))
     places = range(len(layers))
     kept = [100 * row["shape"][0] / row["full_shape"][0] for row in layers]
-    nonzero = [100 * min(1.0, row["nonzeros"] / max(1, row["float_bytes"] // 4)) for row in layers]
+    nonzero = [100 * row["nonzero_weights"] / max(1, math.prod(row["full_shape"])) for row in layers]
     ax.barh(places, [100] * len(layers), height=0.62, color=GRID)
     ax.barh(places, kept, height=0.62, color=BLUE, label="filters kept")
     ax.scatter(

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from html import escape
-from pathlib import Path
 from typing import Any
 
 from evaluation import curves, figures
@@ -38,11 +36,11 @@ summary { cursor: pointer; font-weight: 600; font-size: 17px; }
 """
 
 
-def page(title: str, body: str) -> str:
-    """A whole HTML document; `body` is HTML already."""
+def page(title: str, body: str, text: str = "") -> str:
+    """A whole HTML document; `text` is one line below the title, `body` is HTML already."""
     head = f'<meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>{escape(title)}</title>'
     head = f"<!doctype html>\n<html lang=en><head>{head}<style>{CSS}</style></head>"
-    return f"{head}<body><main>{body}</main></body></html>\n"
+    return f"{head}<body><main><h1>{escape(title)}</h1><p>{escape(text)}</p>{body}</main></body></html>\n"
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[object]], text_columns: int = 1) -> str:
@@ -72,8 +70,7 @@ def render(report: dict[str, Any], metrics: Sequence[dict[str, Any]] = ()) -> st
     title = f"{report['compressor']} · {report['model']} · {report['dataset']}"
     environment = report["environment"]
     where = f"{environment['cpu']}, {environment['isa']}, torch {environment['torch']}"
-    body = f"<h1>{escape(title)}</h1><p>measured {escape(report['date'])} on {escape(where)}</p>"
-    body += cards(_headline(report)) + section("Summary", table([], _summary(report), text_columns=2))
+    body = cards(_headline(report)) + section("Summary", table([], _summary(report), text_columns=2))
     if report["layers"]:
         body += section(
             "Size by layer", figures.layer_sizes(report["layers"]), "Uncut in fp32 against its share of the file."
@@ -84,7 +81,7 @@ def render(report: dict[str, Any], metrics: Sequence[dict[str, Any]] = ()) -> st
         text = "Each engine in turn, in one process; grey is the uncompressed network. × is relative to torch fp32."
         body += section("Measured speed", figures.speeds(report["speed"]), text)
     body += _training(metrics) + _layer_table(report["layers"])
-    return page(title, body)
+    return page(title, body, f"measured {report['date']} on {where}")
 
 
 def _headline(report: dict[str, Any]) -> list[tuple[str, str, bool]]:
@@ -172,15 +169,3 @@ def _layer_table(layers: Sequence[dict[str, Any]]) -> str:
         rows.append([row["name"], *shapes, levels, row["scales"], *counts, *best])
     content = table(head if with_storage else head[:-1], rows, text_columns=3)
     return f"<section><details><summary>Layers</summary>{content}</details></section>"
-
-
-def write_html(report: dict[str, Any], path: str | Path, metrics: str | Path | None = None) -> None:
-    """report.html through a temporary file and a rename; `metrics` is the run's metrics.jsonl, if there is one."""
-    path = Path(path)
-    rows = curves.read_metrics(Path(metrics)) if metrics is not None else []
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        temporary.write_text(render(report, rows), encoding="utf-8")
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)

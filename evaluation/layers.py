@@ -33,7 +33,7 @@ def layer_rows(packed: PackedModel, path: Path) -> list[dict[str, Any]]:
     """One row per conv and linear layer of the uncut network, those of which nothing is left at the end.
 
     name, op; full_shape, shape: before and after cutting; levels: distinct codes, or None for a float layer; scales:
-    how many; parameters (kept, with bias), nonzeros, float_bytes (uncut, fp32), packed_bytes (sections of the layer in
+    how many; parameters and nonzeros (kept, with bias), nonzero_weights (without), float_bytes (uncut, fp32), packed_bytes (sections of the layer in
     the file), entropy_bound_bytes.
     """
     on_disk, found = bytes_on_disk(path), sizes(packed)
@@ -49,6 +49,7 @@ def layer_rows(packed: PackedModel, path: Path) -> list[dict[str, Any]]:
                 **_levels(node.codes),
                 "parameters": size.parameters,
                 "nonzeros": size.nonzeros,
+                "nonzero_weights": int(np.count_nonzero(node.codes.weight())),
                 "float_bytes": size.float_bytes,
                 "packed_bytes": on_disk[name],
                 "entropy_bound_bytes": size.entropy_bound_bytes,
@@ -65,6 +66,7 @@ def layer_rows(packed: PackedModel, path: Path) -> list[dict[str, Any]]:
                 "scales": 0,
                 "parameters": 0,
                 "nonzeros": 0,
+                "nonzero_weights": 0,
                 "float_bytes": 4 * int(np.prod(full)),
                 "packed_bytes": 0,
                 "entropy_bound_bytes": 0,

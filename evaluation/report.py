@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
 import platform
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping
+from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,9 @@ import torch
 
 from evaluation import latency, proof, schema
 from evaluation.accuracy import Batches, limited, logits, top1
+from evaluation.curves import read_metrics
+from evaluation.files import write_atomic
+from evaluation.html import render
 from evaluation.layers import layer_rows
 from evaluation.rebuild import float_network
 from evaluation.storage import storage
@@ -27,22 +30,14 @@ from packing.spec import PackedModel
 VERSION = 1
 
 
-@dataclass(frozen=True)
-class LatencyOptions:
-    """Batch sizes, thread counts and the time budget in seconds of the latency part; 0 seconds leave it out."""
-
-    batches: list[int] = field(default_factory=lambda: [1])
-    threads: list[int] = field(default_factory=lambda: [1])
-    seconds: float = 10.0
-
-
 def evaluate_packed(
-    path: str | Path, batches: Batches, latency_options: LatencyOptions | None = None, limit: int | None = None
+    path: str | Path, batches: Batches, latency_options: Mapping[str, Any], limit: int | None = None
 ) -> dict[str, Any]:
     """Measure a packed file; the keys of the result are those of `evaluation.schema.KEYS`.
 
     Args:
         batches: the test loader of the data set it was trained on, in its order.
+        latency_options: `batches`, `threads` and `seconds` of `latency.measure`; 0 seconds leave the latency part out.
         limit: use only the first `limit` test images.
 
     Raises:
@@ -83,7 +78,7 @@ def evaluate_packed(
         },
         "layers": [{**row, "storage": bits.get(row["name"])} for row in layers],
         "size": _sizes(packed, layers, path.stat().st_size),
-        "speed": _speed(packed, engine, latency_options or LatencyOptions()),
+        "speed": _speed(packed, engine, latency_options),
         "reload": _reload(meta, answers),
         "theory": theory(packed, 0.0 if unit == "weight" else pfr),
         "environment": environment(),
@@ -118,11 +113,11 @@ def _counts(size: Size) -> dict[str, int]:
     return {**counts, "float_bytes": size.float_bytes, "entropy_bound_bytes": size.entropy_bound_bytes}
 
 
-def _speed(packed: PackedModel, engine: Any, options: LatencyOptions) -> list[dict[str, Any]]:
-    if options.seconds <= 0:
+def _speed(packed: PackedModel, engine: Any, options: Mapping[str, Any]) -> list[dict[str, Any]]:
+    if options["seconds"] <= 0:
         return []
     timed = latency.candidates(float_network(packed), engine)
-    return latency.measure(timed, packed.input_shape, options.batches, options.threads, options.seconds)
+    return latency.measure(timed, packed.input_shape, **options)
 
 
 def _reload(meta: dict[str, Any], answers: torch.Tensor) -> dict[str, Any]:
@@ -150,15 +145,11 @@ def _processor() -> str:
     return names[0] if names else platform.processor() or platform.machine()
 
 
-def write_report(report: dict[str, Any], path: str | Path) -> None:
-    """report.json, through a temporary file and a rename."""
-    path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        temporary.write_text(json.dumps(report, indent=2, allow_nan=False) + "\n", encoding="utf-8")
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+def write_report(report: dict[str, Any], folder: str | Path) -> None:
+    """report.html, with curves where the folder holds metrics.jsonl, then report.json: whole or not at all each."""
+    folder = Path(folder)
+    write_atomic(folder / "report.html", render(report, read_metrics(folder / "metrics.jsonl")))
+    write_atomic(folder / "report.json", json.dumps(report, indent=2, allow_nan=False) + "\n")
 
 
 def read_report(path: str | Path) -> dict[str, Any]:

@@ -76,6 +76,7 @@ LAYER: dict[str, tuple[tuple[type, ...], str]] = {
     "scales": ((int,), "scale factors"),
     "parameters": ((int,), "kept weights and biases"),
     "nonzeros": ((int,), "those that are not zero"),
+    "nonzero_weights": ((int,), "weights alone that are not zero"),
     "float_bytes": ((int,), "of the uncut layer"),
     "packed_bytes": ((int,), "sections in the file"),
     "entropy_bound_bytes": ((int,), "at empirical entropy"),

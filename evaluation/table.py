@@ -37,8 +37,8 @@ def fastest(report: dict[str, Any]) -> dict[str, Any] | None:
     return max(rows, key=lambda row: row["ratio_to_torch_fp32"], default=None)
 
 
-def summary(report: dict[str, Any]) -> Table:
-    """The report on one screen."""
+def summary(report: dict[str, Any], folder: str | Path) -> Table:
+    """The report on one screen; `folder` is where report.html was written."""
     accuracy, structure, sizes = report["accuracy"], report["structure"], report["size"]
     title = f"{report['compressor']} · {report['model']} · {report['dataset']}"
     table = Table(title=title, title_justify="left", show_header=False, box=box.SIMPLE_HEAD)
@@ -61,5 +61,5 @@ def summary(report: dict[str, Any]) -> Table:
     theory = report["theory"]
     if theory["speedup"] is not None:
         table.add_row("theoretical speed-up", f"{theory['speedup']:.1f} (S1 = {theory['s1']}, S2 = {theory['s2']:.2f})")
-    table.add_row("files", f"{report['packed']}\n{Path(report['packed']).with_name('report.html')}")
+    table.add_row("files", f"{report['packed']}\n{Path(folder) / 'report.html'}")
     return table

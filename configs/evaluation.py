@@ -1,0 +1,36 @@
+"""Typed schema of evaluate.py."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from hydra.core.config_store import ConfigStore
+
+from configs.options import option
+from configs.schema import LatencyConfig
+
+
+@dataclass
+class TestDataConfig:
+    """Where the test images lie; which data set they are of is in the packed file."""
+
+    root: str | None = option(None, "folder with the data set's files; null = what the run's config.yaml says")
+    download: bool = option(False, "fetch missing files through torchvision")
+    limit: int | None = option(None, "use only that many test images", ge=1)
+    workers: int = option(0, "decoding processes, for data sets of image files", ge=0)
+
+
+@dataclass
+class EvaluateConfig:
+    """The whole of `python evaluate.py`."""
+
+    run: str | None = option(None, "run folder: its model.sparsign is measured")
+    packed: str | None = option(None, "or the packed file itself")
+    output: str | None = option(None, "folder for report.json and report.html; null = beside the packed file")
+    dataset: TestDataConfig = field(default_factory=TestDataConfig)
+    latency: LatencyConfig = field(default_factory=LatencyConfig)
+
+
+def register() -> None:
+    """Put the schema into the ConfigStore."""
+    ConfigStore.instance().store(name="evaluate_schema", node=EvaluateConfig)

@@ -1,0 +1,59 @@
+"""Measure a packed file with nothing but the file and the data: `python evaluate.py --help`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import hydra
+import yaml
+from omegaconf import DictConfig, OmegaConf
+from rich.console import Console
+
+from configs.evaluation import register
+from configs.options import check
+from evaluation.rebuild import test_batches
+from evaluation.report import evaluate_packed, write_report
+from evaluation.table import summary
+from packing.file import read
+from pipeline.cli import run_cli
+
+
+@hydra.main(version_base="1.3", config_path="configs", config_name="evaluate")
+def main(config: DictConfig) -> float:
+    """Writes report.json and report.html; returns the packed network's top-1."""
+    check(OmegaConf.to_object(config), "")
+    packed = packed_file(config.run, config.packed)
+    output = Path(config.output) if config.output is not None else packed.parent
+    if not output.is_dir():
+        raise ValueError(f"output={output}: expected an existing folder")
+    data = config.dataset
+    root = data.root if data.root is not None else root_of_run(packed.parent)
+    batches = test_batches(read(packed).meta, root, data.download, data.workers)
+    report = evaluate_packed(packed, batches, OmegaConf.to_container(config.latency), data.limit)
+    write_report(report, output)
+    Console().print(summary(report, output))
+    return report["accuracy"]["top1"]
+
+
+def packed_file(run: str | None, packed: str | None) -> Path:
+    """The packed file that `run=` or `packed=` names. Raises ValueError unless exactly one is given."""
+    if (run is None) == (packed is None):
+        raise ValueError(f"run={run}, packed={packed}: expected exactly one of run=<folder> and packed=<file>")
+    path = Path(packed) if run is None else Path(run) / "model.sparsign"
+    if not path.is_file():
+        raise FileNotFoundError(f"{'packed' if run is None else 'run'}={packed or run}: there is no file {path}")
+    return path
+
+
+def root_of_run(folder: Path) -> str:
+    """`dataset.root` of the run folder's config.yaml, or `data` where there is none."""
+    try:
+        config = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
+        return str(config["dataset"]["root"])
+    except (OSError, yaml.YAMLError, KeyError, TypeError, UnicodeDecodeError):
+        return "data"
+
+
+if __name__ == "__main__":
+    register()
+    run_cli(main)

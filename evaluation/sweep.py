@@ -1,0 +1,156 @@
+"""Many runs on one page: what each cost in accuracy and saved in bytes, and which of them no other beats."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from matplotlib.figure import Figure
+from rich import box
+from rich.table import Table
+
+from evaluation.figures import BLUE, GRID, INK, MUTED, PALE, axes, styled, svg
+from evaluation.files import write_atomic
+from evaluation.html import page, section, table
+from evaluation.report import read_report
+from evaluation.table import percent
+
+DEPTH = 3
+MARKERS = "osD^vPX*<>"
+
+
+@dataclass(frozen=True)
+class Run:
+    """One finished run: its label (folder below the sweep's) and its report."""
+
+    label: str
+    report: dict[str, Any]
+
+    @property
+    def top1(self) -> float:
+        return self.report["accuracy"]["top1"]
+
+    @property
+    def ratio(self) -> float:
+        return self.report["size"]["compression_ratio"]
+
+
+def find_runs(folder: Path) -> list[Run]:
+    """Every readable report.json at most three folders below; unreadable ones are left out."""
+    runs = []
+    for depth in range(1, DEPTH + 1):
+        for path in sorted(folder.glob("/".join(["*"] * depth) + "/report.json")):
+            try:
+                runs.append(Run(str(path.parent.relative_to(folder)), read_report(path)))
+            except ValueError:
+                continue
+    return runs
+
+
+def pareto(runs: Sequence[Run]) -> list[Run]:
+    """Runs that no other run beats: none is at least as good in top-1 and compression ratio and better in one."""
+
+    def beaten(run: Run) -> bool:
+        as_good = (r for r in runs if r.top1 >= run.top1 and r.ratio >= run.ratio)
+        return any(r.top1 > run.top1 or r.ratio > run.ratio for r in as_good)
+
+    return sorted((run for run in runs if not beaten(run)), key=lambda run: run.ratio)
+
+
+def rows(runs: Sequence[Run]) -> list[dict[str, Any]]:
+    """One flat row per run, for the table and summary.csv; accuracies and ratios of structure are fractions."""
+    front = {run.label for run in pareto(runs)}
+    return [
+        {
+            "run": run.label,
+            "compressor": run.report["compressor"],
+            "model": run.report["model"],
+            "dataset": run.report["dataset"],
+            "seed": run.report["seed"],
+            "float_top1": run.report["accuracy"]["float_top1"],
+            "top1": run.top1,
+            "pfr_asked": run.report["structure"]["pfr_asked"],
+            "pfr": run.report["structure"]["pfr"],
+            "pfr_unit": run.report["structure"]["pfr_unit"],
+            "parameters": run.report["size"]["parameters"],
+            "packed_bytes": run.report["size"]["packed_bytes"],
+            "compression_ratio": run.ratio,
+            "identical_predictions": run.report["reload"]["identical_predictions"],
+            "pareto": run.label in front,
+        }
+        for run in runs
+    ]
+
+
+HEAD = ["Run", "Before", "Top-1", "Pruned", "Bytes", "Ratio", "Reload", "Front"]
+
+
+def _cells(row: dict[str, Any]) -> list[str]:
+    reload = {True: "same", False: "DIFFERS", None: "–"}[row["identical_predictions"]]
+    numbers = [percent(row[name]) for name in ("float_top1", "top1", "pfr")] + [f"{row['packed_bytes']:,}"]
+    return [row["run"], *numbers, f"{row['compression_ratio']:.1f}", reload, "●" if row["pareto"] else ""]
+
+
+@styled
+def pareto_figure(runs: Sequence[Run]) -> Figure:
+    """Top-1 against compression ratio, a marker per run, the Pareto front joined."""
+    figure, (ax,) = axes(7.6, 4.4)
+    front = pareto(runs)
+    ax.plot([r.ratio for r in front], [100 * r.top1 for r in front], color=BLUE, linewidth=1.4, zorder=2)
+    kinds = list(dict.fromkeys(run.report["compressor"] for run in runs))
+    for run in runs:
+        best = run in front
+        marker = MARKERS[kinds.index(run.report["compressor"]) % len(MARKERS)]
+        ax.scatter(run.ratio, 100 * run.top1, s=42, marker=marker, color=BLUE if best else PALE, zorder=3)
+        text = run.label if len(run.label) <= 40 else f"{run.label[:39]}…"
+        place, color = (6, 5), (INK if best else MUTED)
+        ax.annotate(text, (run.ratio, 100 * run.top1), place, textcoords="offset points", fontsize=7.5, color=color)
+    if len(kinds) > 1:
+        for k, kind in enumerate(kinds):
+            ax.scatter([], [], s=42, marker=MARKERS[k % len(MARKERS)], color=MUTED, label=kind)
+        ax.legend(loc="lower left")
+    ax.set_xlabel("fp32 bytes / bytes on disk")
+    ax.set_ylabel("top-1, %")
+    ax.margins(x=0.18, y=0.15)
+    ax.grid(color=GRID)
+    return figure
+
+
+def summarise(sweep_dir: str | Path) -> Table | None:
+    """Write summary.csv, pareto.png and sweep.html into the sweep's folder; returns the table, None without reports."""
+    folder = Path(sweep_dir)
+    runs = find_runs(folder)
+    if not runs:
+        return None
+    found = rows(runs)
+    text = io.StringIO()
+    writer = csv.DictWriter(text, found[0], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(found)
+    write_atomic(folder / "summary.csv", text.getvalue())
+    figure, picture = pareto_figure(runs), io.BytesIO()
+    figure.savefig(picture, format="png", dpi=160, bbox_inches="tight")
+    write_atomic(folder / "pareto.png", picture.getvalue())
+    write_atomic(folder / "sweep.html", _page(folder.name, svg(figure), found))
+    return _table(folder, found)
+
+
+def _page(name: str, picture: str, found: Sequence[dict[str, Any]]) -> str:
+    text = "Ratio: fp32 bytes of the uncut network / bytes on disk. Reload: predictions of the file read back."
+    runs = section("Runs", table(HEAD, [_cells(row) for row in found]), text)
+    text = "Blue runs are on the Pareto front: no other run is both smaller and more accurate."
+    body = section("Accuracy against size", picture, text)
+    return page(f"Sweep {name}", body + runs, f"{len(found)} finished runs")
+
+
+def _table(folder: Path, found: Sequence[dict[str, Any]]) -> Table:
+    result = Table(title=f"Sweep {folder}", title_justify="left", box=box.SIMPLE_HEAD)
+    for k, name in enumerate(HEAD):
+        result.add_column(name, justify="right" if 1 <= k <= 5 else "left", no_wrap=k > 0, overflow="fold")
+    for row in found:
+        result.add_row(*_cells(row), style=None if row["pareto"] else "dim")
+    return result
