@@ -43,10 +43,10 @@ class PTQ(Compressor):
     ramp: float = option(0.6, "fraction of the prune stage over which the ratio rises", ge=0, le=1)
     delta: str = option("support", "ternary threshold on survivors: 0 (support) or 0.7 mean|u| (twn)", choices=DELTAS)
     estimator: str = option("R1", "gradient of the ternary weights", choices=VARIANTS)
-    lambda_: float = option(1e-4, "pull towards the ternary point (R0: towards zero)", ge=0)
+    lambda_: float = option(0.1, "pull towards the ternary point (R0: towards zero); 1e-4 for ImageNet lengths", ge=0)
     reinit: bool = option(False, "start the quantize stage from u_hat (as the follow-up HQ does)")
     depthwise: str = option("float", "depthwise convs: keep float or make ternary", choices=("float", "ternary"))
-    protocol: str = option("imagenet", "which stage lengths and rates to use by default", choices=("imagenet", "cifar"))
+    protocol: str = option("cifar", "which stage lengths and rates to use by default", choices=("cifar", "imagenet"))
 
     STAGES: ClassVar[tuple[str, ...]] = ("pretrain", "prune", "quantize")
     PFR_UNIT: ClassVar[str] = "weight"
