@@ -47,8 +47,9 @@ class TGATernary(Quantizer):
 
     @torch.no_grad()
     def initialise(self, weight: Tensor, ratio: float) -> None:
-        """Delta = ratio max|W|."""
+        """Delta = ratio max|W|, within 3 sigma."""
         self.threshold.copy_(ratio * weight.abs().max())
+        self.bound(weight)
 
     @torch.no_grad()
     def bound(self, weight: Tensor) -> None:
@@ -60,7 +61,7 @@ class TGATernary(Quantizer):
         weight = weight.detach()
         mu, sigma = weight.mean(), weight.std(correction=0).clamp_min(1e-12)
         delta = self.threshold.abs()
-        x = delta / sigma
+        x = (delta / sigma).clamp(max=3)
         tail = 0.5 * torch.special.erfc(x / math.sqrt(2))
         alpha = mu + sigma * torch.exp(-x * x / 2) / (math.sqrt(2 * math.pi) * tail)
         return (weight - mu).sign() * ((weight - mu).abs() > delta), alpha
