@@ -33,8 +33,8 @@ def layer_rows(packed: PackedModel, path: Path) -> list[dict[str, Any]]:
     """One row per conv and linear layer of the uncut network, those of which nothing is left at the end.
 
     name, op; full_shape, shape: before and after cutting; levels: distinct codes, or None for a float layer; scales:
-    how many; parameters and nonzeros (kept, with bias), nonzero_weights (without), float_bytes (uncut, fp32), packed_bytes (sections of the layer in
-    the file), entropy_bound_bytes.
+    how many; parameters and nonzeros: kept, with bias; nonzero_weights: without; float_bytes: uncut, fp32;
+    packed_bytes: sections of the layer in the file; entropy_bound_bytes.
     """
     on_disk, found = bytes_on_disk(path), sizes(packed)
     rows = []
