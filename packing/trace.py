@@ -223,10 +223,9 @@ def _per_row(scale: Tensor, name: str, rows: int) -> np.ndarray:
 
 
 def _regular_gather(codes: np.ndarray) -> np.ndarray | None:
-    """Columns [rows, D] that filters read, where each has exactly D < cols nonzero kernels, none holding a zero."""
-    kernels = codes.reshape(*codes.shape[:2], -1)
-    read = kernels.any(axis=2)
+    """Columns [rows, D] that filters read, where each has exactly D < cols nonzero kernels (or weights)."""
+    read = codes.reshape(*codes.shape[:2], -1).any(axis=2)
     counts = read.sum(axis=1)
-    if counts.min() != counts.max() or counts[0] in (0, read.shape[1]) or (kernels[read] == 0).any():
+    if counts.min() != counts.max() or counts[0] in (0, read.shape[1]):
         return None
     return np.nonzero(read)[1].reshape(len(codes), -1)

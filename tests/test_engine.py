@@ -96,6 +96,17 @@ def test_a_wholly_dead_branch_leaves_no_node():
     torch.testing.assert_close(load_engine(packed)(IMAGES), logits(net), atol=1e-5, rtol=0)
 
 
+def test_a_sum_of_dead_operands_still_has_a_sign():
+    net = build("bireal", 0)
+    with torch.no_grad():
+        for norm, dead in ((net.bn, [1, 4]), (net.units[0][2], slice(None))):
+            norm.weight[dead] = 0
+            norm.bias[dead] = 0
+    packed = to_packed(net, floats, INPUT)
+    torch.testing.assert_close(load_engine(packed)(IMAGES), logits(net), atol=1e-5, rtol=0)
+    assert len(packed.layers()["units.0.1"].codes.rows) == 2
+
+
 def test_a_layer_of_bare_biases_still_runs():
     net = build("chain", 0)
     with torch.no_grad():
@@ -153,16 +164,18 @@ def test_codes_that_are_not_the_weight_are_refused_by_name():
         to_packed(net, lambda m: (m.weight.sign().short(), torch.ones(3)) if m is net[2] else None, INPUT)
 
 
-@pytest.mark.parametrize("seed", range(3))
-def test_equal_fan_in_becomes_a_gather(seed):
+@pytest.mark.parametrize("ternary", [False, True])
+@pytest.mark.parametrize("seed", range(2))
+def test_equal_fan_in_becomes_a_gather(seed, ternary):
     net = build("binary_chain", seed)
     torch.manual_seed(seed)
     mask = torch.stack([torch.randperm(8) < 5 for _ in range(9)])
     with torch.no_grad():
         net[3].weight.copy_(torch.where(net[3].weight >= 0, 1.0, -1.0) * mask[..., None, None])
+        net[3].weight[:, :, 0, 0] *= not ternary
     packed = to_packed(net, unit_codes, INPUT)
     layer = packed.layers()["3"].codes
-    assert layer.codes.shape == (9, 5, 3, 3) and set(np.unique(layer.codes)) == {-1, 1}
+    assert layer.codes.shape == (9, 5, 3, 3) and set(np.unique(layer.codes)) == ({-1, 0, 1} if ternary else {-1, 1})
     assert [row.nonzero().flatten().tolist() for row in mask] == layer.gather.tolist()
     assert np.array_equal(layer.weight(), net[3].weight.detach().numpy())
     assert torch.equal(load_engine(packed)(IMAGES), logits(net))
