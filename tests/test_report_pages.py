@@ -1,0 +1,300 @@
+"""What people look at: the terminal's table, report.html, the sweep's page, evaluate.py and the recording of runs."""
+
+import csv
+import json
+import xml.etree.ElementTree as ElementTree
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_dir
+from rich.console import Console
+
+import evaluate
+from configs.evaluation import register
+from evaluation import curves, html, record, report, sweep, table
+from packing.file import PackedFileError, write
+from packing.spec import Node, PackedModel
+from papers.ledger import validate
+
+
+def layer(name="conv1", op="conv", kept=6, **change):
+    return {
+        "name": name,
+        "op": op,
+        "full_shape": [8, 3, 3, 3],
+        "shape": [kept, 3, 3, 3],
+        "levels": 2,
+        "scales": 0,
+        "parameters": kept * 27,
+        "nonzeros": kept * 27,
+        "nonzero_weights": kept * 27,
+        "float_bytes": 864,
+        "packed_bytes": 21,
+        "entropy_bound_bytes": 21,
+        "storage": None,
+        **change,
+    }
+
+
+def speed(engine, milliseconds, ratio, batch=1):
+    row = {"engine": engine, "isa": "AVX2", "threads": 1, "batch": batch, "milliseconds": milliseconds}
+    return {**row, "ratio_to_torch_fp32": ratio, "samples": 9}
+
+
+def a_report(top1=0.9, packed_bytes=1000, unit="filter", compressor="stq_a"):
+    counts = {"parameters": 162, "nonzeros": 162, "original_parameters": 216, "theoretical_bits": 162}
+    counts |= {"float_bytes": 864, "packed_bytes": packed_bytes, "entropy_bound_bytes": 21}
+    counts["compression_ratio"] = 864 / packed_bytes
+    return {
+        "version": 1,
+        "date": "2025-03-01T10:00:00+00:00",
+        "packed": "runs/a/model.sparsign",
+        "model": "nin",
+        "form": "fbin",
+        "dataset": "cifar10",
+        "compressor": compressor,
+        "seed": 0,
+        "accuracy": {"top1": top1, "float_top1": 0.95, "trained_top1": top1, "images": 10000},
+        "structure": {
+            "pfr": 0.25,
+            "pfr_asked": None,
+            "pfr_unit": unit,
+            **{f"{u}_pfr": 0.25 for u in ("filter", "kernel", "weight")},
+        },
+        "layers": [layer(), layer("conv2", kept=0, packed_bytes=0, levels=None)],
+        "size": {**counts, "conv": counts, "codes": {"packed": 40, "gzip": 30, "xz": 60}},
+        "speed": [speed("torch fp32", 4.0, 1.0), speed("torch bf16", 2.0, 2.0), speed("native", 0.5, 8.0)],
+        "reload": {"identical_predictions": True, "max_logit_error": 0.0, "compared_images": 10000},
+        "theory": {
+            "label": "theoretical",
+            "s1": 64,
+            "s1_reason": "binary",
+            "s2": 4 / 3,
+            "speedup": 256 / 3,
+            "source": "STQ-Nets",
+        },
+        "environment": {"cpu": "a CPU", "isa": "AVX2", "torch": "2", "threads": 1},
+    }
+
+
+METRICS = [
+    {"stage": stage, "epoch": e, "train_loss": 1 / (e + 1), "val_top1": 0.1 * e, "hist": [e, 1, 2], "flat": 3.0}
+    for stage in ("pretrain", "prune", "prune-2")
+    for e in range(2)
+]
+
+
+def text_of(renderable):
+    console = Console(width=100, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
+    console.print(renderable)
+    return console.export_text()
+
+
+def test_terminal_table_holds_what_matters():
+    text = text_of(table.summary(a_report(), "out"))
+    for part in ("95.00 % → 90.00 %", "162 of 216", "1.0 kB (1,000 bytes)", "identical predictions on 10,000 images"):
+        assert part in text
+    assert "native: 0.50 ms, 8.00 times torch fp32" in text
+    assert "out/report.html" in text
+    broken = a_report()
+    broken["reload"]["identical_predictions"] = False
+    assert "DIFFERENT" in text_of(table.summary(broken, "out"))
+
+
+def test_sizes_are_in_powers_of_ten():
+    assert [table.size(n) for n in (999, 1500, 2_340_000)] == [
+        "999 bytes",
+        "1.5 kB (1,500 bytes)",
+        "2.3 MB (2,340,000 bytes)",
+    ]
+
+
+def pictures(page):
+    return [ElementTree.fromstring(f"<svg{part.split('</svg>')[0]}</svg>") for part in page.split("<svg")[1:]]
+
+
+def test_page_is_self_contained_and_its_pictures_are_well_formed():
+    page = html.render(a_report(), METRICS)
+    assert len(pictures(page)) == 5  # sizes, kept filters, speed, curves, heat map
+    assert "<script" not in page and "<link" not in page and "@import" not in page
+    assert 'src="http' not in page and 'href="http' not in page and "url(http" not in page
+    for name in ("conv1", "native", "train_loss", "hist"):
+        assert f">{name}<" in page
+    assert ">flat<" not in page  # constant everywhere: no curve
+
+
+def test_page_without_speed_and_training_has_just_the_layers():
+    plain = a_report()
+    plain["speed"] = []
+    assert len(pictures(html.render(plain))) == 2
+
+
+def test_names_from_a_file_cannot_become_markup_or_formulas():
+    hostile = a_report(compressor="<script>alert(1)</script>")
+    hostile["layers"][0]["name"] = "<b>$\\frac{1}$&"
+    page = html.render(hostile, [{**row, "<i>$x": row["epoch"]} for row in METRICS])
+    assert "<script" not in page and "<b>$" not in page and "<i>" not in page
+    assert len(pictures(page)) == 5
+
+
+def test_curves_follow_the_stages_and_survive_a_half_written_line(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    lines = [json.dumps(row) + "\n" for row in METRICS]
+    path.write_text("".join(lines) + lines[0][:20])
+    rows = curves.read_metrics(path)
+    assert rows == METRICS
+    assert curves.spans(rows) == [(0, 2, "pretrain"), (2, 4, "prune"), (4, 6, "prune-2")]
+    assert curves.numbers(rows) == ["train_loss", "val_top1"]
+    assert curves.lists(rows) == ["hist"]
+    assert curves.read_metrics(tmp_path / "none.jsonl") == []
+
+
+def test_writing_replaces_and_reading_checks(tmp_path):
+    report.write_report(a_report(), tmp_path)
+    assert report.read_report(tmp_path / "report.json") == a_report()
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["report.html", "report.json"]
+    (tmp_path / "report.json").write_text("{}")
+    with pytest.raises(ValueError, match=r"report.json: report: missing key"):
+        report.read_report(tmp_path / "report.json")
+
+
+# -- sweeps ------------------------------------------------------------------------------------------------------------
+
+
+def runs_of(points):
+    return [sweep.Run(str(k), a_report(top1, packed)) for k, (top1, packed) in enumerate(points)]
+
+
+def test_pareto_front_holds_what_nothing_beats():
+    points = [(0.9, 100), (0.8, 50), (0.85, 120), (0.7, 60), (0.95, 400), (0.9, 90), (0.8, 50)]
+    runs = runs_of(points)
+    expected = {
+        k for k, (t, b) in enumerate(points) if not any(u >= t and c <= b and (u, c) != (t, b) for u, c in points)
+    }
+    assert {int(run.label) for run in sweep.pareto(runs)} == expected == {1, 4, 5, 6}
+
+
+def test_sweep_summary_finds_runs_up_to_three_folders_down(tmp_path):
+    for name, top1, packed in (("pfr-0.2", 0.9, 400), ("a/b/seed-1", 0.85, 500), ("a/b/c/deep", 0.1, 900)):
+        (tmp_path / name).mkdir(parents=True)
+        report.write_report(a_report(top1, packed), tmp_path / name)
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "report.json").write_text("{")
+    text = text_of(sweep.summarise(tmp_path))
+    with (tmp_path / "summary.csv").open() as file:
+        found = {row["run"]: row for row in csv.DictReader(file)}
+    assert set(found) == {"pfr-0.2", "a/b/seed-1"}
+    assert found["pfr-0.2"]["pareto"] == "True" and found["a/b/seed-1"]["pareto"] == "False"
+    assert float(found["pfr-0.2"]["compression_ratio"]) == 864 / 400
+    assert (tmp_path / "pareto.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
+    assert len(pictures((tmp_path / "sweep.html").read_text())) == 1
+    assert "pfr-0.2" in text and "DIFFERS" not in text
+
+
+def test_sweep_without_reports_writes_nothing(tmp_path):
+    assert sweep.summarise(tmp_path) is None
+    assert list(tmp_path.iterdir()) == []
+
+
+# -- the ledger --------------------------------------------------------------------------------------------------------
+
+
+def test_recorded_rows_are_valid_and_in_per_cent():
+    row = record.ledger_row(a_report(), {"pretrain": 10.0, "prune": 2.5}, "paper", "python train.py")
+    validate(row, "row")
+    assert (row["top1_before"], row["top1"], row["pfr"], row["wall_clock_s"]) == (95.0, 90.0, 25.0, 12.5)
+    assert row["pruning_rate"] == round(2 * 216 / 162, 3)
+    assert row["speedup_theory"] == 85.33
+    assert "weights_left" not in row
+
+
+def test_pruning_rate_counts_nonzeros_only_where_single_weights_are_pruned():
+    sparse = a_report(unit="weight")
+    sparse["layers"] = [layer(kept=8, nonzero_weights=54), layer("fc", "linear", kept=8, nonzero_weights=18)]
+    assert record.pruning_rates(sparse) == {"pruning_rate": 6.0, "conv_pruning_rate": 4.0}
+    sparse["structure"]["pfr_unit"] = "column"
+    assert record.pruning_rates(sparse) == {"pruning_rate": 1.0, "conv_pruning_rate": 1.0}
+
+
+def test_a_folder_without_a_finished_run_is_refused(tmp_path):
+    with pytest.raises(FileNotFoundError, match="no such report"):
+        record.read_run(tmp_path)
+    report.write_report(a_report(), tmp_path)
+    with pytest.raises(FileNotFoundError, match=r"timing\.json"):
+        record.read_run(tmp_path)
+    (tmp_path / "timing.json").write_text('{"pretrain": 3}')
+    (tmp_path / "config.yaml").write_text("schedule: {name: smoke}")
+    assert record.read_run(tmp_path)[1:] == ({"pretrain": 3.0}, "smoke")
+    (tmp_path / "timing.json").write_text("[1]")
+    with pytest.raises(ValueError, match="malformed"):
+        record.read_run(tmp_path)
+
+
+# -- evaluate.py -------------------------------------------------------------------------------------------------------
+
+
+def config(*overrides):
+    register()
+    with initialize_config_dir(str(Path(evaluate.__file__).parent / "configs"), version_base="1.3"):
+        return compose("evaluate", overrides=list(overrides))
+
+
+@pytest.fixture
+def run_folder(tmp_path):
+    meta = {
+        "model": {"name": "tiny"},
+        "dataset": {
+            "_target_": "datamodules.digits.Digits",
+            "name": "digits",
+            "channels": 1,
+            "image_size": 32,
+            "num_classes": 10,
+            "mean": [0.172],
+            "std": [0.32],
+        },
+        "compressor": {"name": "none", "pfr_unit": "filter"},
+    }
+    nodes = [Node("input", "input"), Node("avgpool", "pool", ("input",), {"kernel": (8, 8), "stride": (8, 8)})]
+    nodes.append(Node("flatten", "flatten", ("pool",)))
+    write(PackedModel(nodes, (1, 32, 32), "flatten", meta), tmp_path / "model.sparsign")
+    return tmp_path
+
+
+def test_evaluate_writes_its_report_beside_the_file(run_folder):
+    top1 = evaluate.main(config(f"run={run_folder}", "latency.seconds=0", "dataset.limit=50"))
+    found = report.read_report(run_folder / "report.json")
+    assert found["accuracy"] == {"top1": top1, "float_top1": None, "trained_top1": None, "images": 50}
+    assert (run_folder / "report.html").is_file()
+
+
+def test_evaluate_takes_a_file_from_anywhere_and_writes_where_asked(run_folder, tmp_path):
+    output = tmp_path / "elsewhere"
+    output.mkdir()
+    path = (run_folder / "model.sparsign").rename(tmp_path / "stranger.bin")
+    evaluate.main(config(f"packed={path}", f"output={output}", "latency.seconds=0"))
+    assert report.read_report(output / "report.json")["packed"] == str(path)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "error", "message"),
+    [
+        ([], ValueError, "expected exactly one of run"),
+        (["run=a", "packed=b"], ValueError, "expected exactly one of run"),
+        (["run=no/such/run"], FileNotFoundError, "run=no/such/run: there is no file"),
+        (["packed=no.sparsign"], FileNotFoundError, r"packed=no.sparsign"),
+        (["packed=pyproject.toml"], PackedFileError, "pyproject.toml: not a packed model"),
+        (["run=a", "latency.seconds=-1"], ValueError, r"latency.seconds=-1.0: expected a value in \[0, inf\)"),
+        (["run=a", "dataset.limit=0"], ValueError, "dataset.limit=0"),
+    ],
+)
+def test_evaluate_refuses_in_one_line(overrides, error, message, monkeypatch):
+    monkeypatch.chdir(Path(evaluate.__file__).parent)
+    with pytest.raises(error, match=message) as raised:
+        evaluate.main(config(*overrides))
+    assert "\n" not in str(raised.value)
+
+
+def test_root_of_the_data_comes_from_the_run(tmp_path):
+    assert evaluate.root_of_run(tmp_path) == "data"
+    (tmp_path / "config.yaml").write_text("dataset: {root: /somewhere}")
+    assert evaluate.root_of_run(tmp_path) == "/somewhere"
