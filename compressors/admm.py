@@ -44,7 +44,7 @@ class ADMM(Compressor):
     rhos: list[float] = option([1e-4, 1e-3, 1e-2, 1e-1], "one ADMM stage per rho, Z and U restarted at each", gt=0)
     rho_growth: float = option(1.0, "factor on rho at every Z, U update", ge=1)
     interval: int = option(1, "epochs between Z, U updates", ge=1)
-    purify: bool = option(True, "after pruning, remove groups that hardly count")
+    purify: bool = option(True, "after pruning, remove groups that hardly count, and unused paths")
     purify_emptiness: float = option(7 / 9, "fraction of empty columns that marks a channel", ge=0, le=1)
     purify_share: float = option(0.01, "squared norm over the mean group's, below which a group goes", ge=0, le=1)
     quantize: str = option("ternary", "levels of the surviving weights", choices=("none", *KINDS))
@@ -189,13 +189,18 @@ class ADMM(Compressor):
         return {name: ratios[name] for name in names if ratios.get(name)}
 
     def _masked_mapping(self, model: nn.Module, stage: Stage) -> None:
-        """W = Proj_S(W); groups that hardly count and unused paths go too; the zeros are masked for good."""
+        """W = Proj_S(W) and its zeros masked for good.
+
+        Structured and purified networks lose their unused paths too; plain irregular pruning keeps what its ratio says.
+        """
         for layer, ratio, structure in self._targets(model, stage):
             mask, weight = find(layer, Mask).mask, latent(layer).detach()
             mask *= keep_mask(weight * mask, ratio, structure)
             if self.purify:
                 mask *= purified(weight * mask, self.purify_emptiness, self.purify_share)
-        remove_unused_paths(model, self._example)
+            weight *= mask
+        if self.purify or self.steps[0].structure != "irregular":
+            remove_unused_paths(model, self._example)
 
     def _levels(self, name: str) -> Levels:
         return levels_of(self.quantize, self.layer_bits.get(name, self.bits), self.one_sided)

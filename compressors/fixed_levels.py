@@ -8,8 +8,24 @@ from torch import Tensor, nn
 from compressors.transforms import Quantizer, scaled
 
 
+class _OnLevels(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, scale: Tensor, codes: Tensor) -> Tensor:  # noqa: ANN001
+        ctx.save_for_backward(codes)
+        return scaled(codes, scale)
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> tuple[Tensor, None]:  # noqa: ANN001
+        codes = ctx.saved_tensors[0].to(grad.dtype)
+        return (grad * codes).sum() / codes.square().sum().clamp_min(1), None
+
+
 class FixedLevels(Quantizer):
-    """q(w) = alpha Q, whatever w is; dq/dalpha = Q, dq/dw = 0. Q is a buffer of int8 codes, alpha a parameter."""
+    """q(w) = alpha Q, whatever w is: Q a buffer of int8 codes, alpha a parameter.
+
+    dq/dw = 0 and dL/dalpha := <dL/dq, Q> / <Q, Q>: a gradient step on alpha is the step on all weights, projected back
+    to the line of Q. The plain sum <dL/dq, Q> grows with the layer and diverges at the weights' rate (our choice).
+    """
 
     def __init__(self, shape: torch.Size, active: bool = False) -> None:
         super().__init__(active)
@@ -27,4 +43,4 @@ class FixedLevels(Quantizer):
         return self.codes, self.scale.detach().clone()
 
     def transform(self, weight: Tensor) -> Tensor:
-        return scaled(self.codes, self.scale)
+        return _OnLevels.apply(self.scale, self.codes)
