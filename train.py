@@ -15,7 +15,6 @@ from rich.console import Console
 from compressors.transforms import encode_layer
 from configs.schema import register
 from evaluation import proof
-from evaluation.accuracy import logits
 from evaluation.report import evaluate_packed, read_report, write_report
 from evaluation.table import summary
 from packing.file import write
@@ -63,8 +62,7 @@ def run(config: DictConfig, path: str | Path, sweep: str | None = None) -> dict[
 def pack_and_measure(config: DictConfig, trained: Trained, console: Console) -> dict[str, Any]:
     """Cuts and packs the trained network, then reads the file back and measures what it holds."""
     folder, data, m = trained.folder, trained.data, config.model
-    answers, _ = logits(trained.model, data.test_dataloader())
-    meta = packed_meta(config, trained) | {"proof": proof.make(answers)}
+    meta = packed_meta(config, trained) | {"proof": proof.make(trained.logits)}
     write(to_packed(trained.model, encode_layer, (m.in_channels, m.image_size, m.image_size), meta), folder.packed)
 
     report = evaluate_packed(folder.packed, data.test_dataloader(), build.plain(config.latency))

@@ -113,7 +113,7 @@ class LatencyConfig:
 
     batches: list[int] = option([1], "batch sizes", ge=1)
     threads: list[int] = option([1], "thread counts", ge=1)
-    seconds: float = option(10.0, "time budget of the whole latency part", ge=0)
+    seconds: float = option(6.0, "time budget of the whole latency part", ge=0)
 
 
 @dataclass

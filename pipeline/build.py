@@ -18,7 +18,6 @@ from configs.options import check
 from models.pretrained import load_pretrained
 from pipeline.checkpoints import AtomicCheckpointIO
 
-
 logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)  # its notices are about itself, not about the run
 warnings.filterwarnings("ignore", module="pytorch_lightning")
 

@@ -54,4 +54,5 @@ class StageBar(pl.callbacks.ProgressBar):
             )
 
     def teardown(self, trainer: pl.Trainer, module: pl.LightningModule, stage: str) -> None:
-        self.progress.stop()
+        if self.progress.live.is_started:
+            self.progress.stop()

@@ -26,13 +26,17 @@ from pipeline.tracking import Tracker
 
 @dataclass
 class Trained:
-    """What training hands over: the network in eval mode with all transforms, and the test top-1 after every stage."""
+    """What training hands over: the network in eval mode with all transforms, and how it did on the test set.
+
+    `top1` after every stage, `logits` [N, classes] (fp32) of the last.
+    """
 
     model: nn.Module
     compressor: Compressor
     data: pl.LightningDataModule
     folder: RunFolder
     top1: dict[str, float] = field(default_factory=dict)
+    logits: Tensor | None = None
 
 
 def run_stages(config: DictConfig, folder: RunFolder, tracker: Tracker, console: Console) -> Trained:
@@ -64,6 +68,8 @@ def run_stages(config: DictConfig, folder: RunFolder, tracker: Tracker, console:
         finally:
             folder.add_seconds(stage.name, time.perf_counter() - started)
     model.eval()
+    if run.logits is None:  # everything was finished before: only the packed file is missing
+        test_top1(run)
     return run
 
 
@@ -134,8 +140,7 @@ def _run_stage(config: DictConfig, run: Trained, stage: Stage, tracker: Tracker,
 
 
 def _finish_stage(run: Trained, stage: Stage, epochs: int, tracker: Tracker, console: Console, title: str) -> None:
-    top1 = test_top1(run.model, run.data)
-    run.top1[stage.name] = top1
+    top1 = run.top1[stage.name] = test_top1(run)
     row = {"stage": stage.name, "test_top1": top1, **run.compressor.metrics(run.model)}
     run.folder.append_metrics(row)
     tracker.row(row)
@@ -147,13 +152,12 @@ def _finish_stage(run: Trained, stage: Stage, epochs: int, tracker: Tracker, con
 
 
 @torch.no_grad()
-def test_top1(model: nn.Module, data: pl.LightningDataModule) -> float:
-    """Top-1 on the test set in fp32, as a fraction."""
-    training = model.training
-    model.eval()
-    right = total = 0
-    for images, labels in data.test_dataloader():
-        right += (model(images).argmax(1) == labels).sum().item()
-        total += len(labels)
-    model.train(training)
-    return right / total
+def test_top1(run: Trained) -> float:
+    """Top-1 on the test set in fp32, as a fraction; keeps the logits."""
+    run.model.eval()
+    answers, truth = [], []
+    for images, labels in run.data.test_dataloader():
+        answers.append(run.model(images).cpu())
+        truth.append(labels.cpu())
+    run.logits = torch.cat(answers)
+    return (run.logits.argmax(1) == torch.cat(truth)).double().mean().item()
