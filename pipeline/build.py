@@ -103,7 +103,7 @@ def trainer(config: DictConfig, epochs: int, callbacks: list[pl.Callback]) -> pl
         logger=False,
         enable_checkpointing=False,
         enable_model_summary=False,
-        enable_progress_bar=t.progress,
+        enable_progress_bar=False,
         num_sanity_val_steps=0,
         inference_mode=False,
     )

@@ -108,7 +108,7 @@ def _run_stage(config: DictConfig, run: Trained, stage: Stage, tracker: Tracker,
         run.compressor.start(run.model, stage)
     if recipe.epochs:
         keeper = MidStageCheckpoint(run.folder.mid_stage, stage.name)
-        bar = StageBar(title, console)
+        bar = StageBar(title, console, shown=config.trainer.progress)
 
         def on_epoch(row: dict[str, Any]) -> None:
             run.folder.append_metrics(row)

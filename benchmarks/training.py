@@ -1,0 +1,101 @@
+"""Images per second of every stage against a plain PyTorch loop of the bare network in the same precision.
+
+    python benchmarks/training.py compressor=stq_a model=resnet18 dataset=digits +steps=20 +rounds=3
+
+Takes the same overrides as train.py. `plain` is the network of the same form without any weight transform, trained by
+a dozen lines of PyTorch; `stage` is the Lightning module with the method's transforms, penalty and hooks. Both see the
+same loader, optimizer and precision and run in turn; the ratio is the median over the rounds of ratios of neighbours.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from itertools import islice
+from pathlib import Path
+
+import hydra
+import pytorch_lightning as pl
+import torch
+from omegaconf import DictConfig
+from rich.console import Console
+from rich.table import Table
+from torch import nn
+
+from compressors.base import Recipe, Stage
+from configs.schema import register
+from pipeline import build, optim
+from pipeline.cli import run_cli
+from pipeline.module import StageModule
+from pipeline.naming import register_resolvers
+
+
+def plain_images_per_s(config: DictConfig, net: nn.Module, data: pl.LightningDataModule, recipe: Recipe) -> float:
+    """The plain loop: forward, cross-entropy, backward, step."""
+    device = build.device(config).type
+    optimizer = optim.optimizer(recipe, [{"params": list(net.parameters())}])
+    net.train()
+    started, images = time.perf_counter(), 0
+    for x, y in islice(data.train_dataloader(), config.steps):
+        with torch.autocast(device, torch.bfloat16, enabled=build.uses_bf16(config)):
+            loss = nn.functional.cross_entropy(net(x), y)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        images += len(y)
+    return images / (time.perf_counter() - started)
+
+
+def stage_images_per_s(config: DictConfig, module: StageModule, data: pl.LightningDataModule) -> float:
+    """The same through Lightning and the compressor's hooks."""
+    rows = []
+    module.on_epoch = rows.append
+    trainer = build.trainer(config, 1, [])
+    trainer.limit_train_batches = config.steps
+    trainer.fit(module, data.train_dataloader())
+    return rows[0]["images_per_s"]
+
+
+@hydra.main(version_base="1.3", config_path="../configs", config_name="train")
+def main(config: DictConfig) -> None:
+    build.validate(config)
+    if config.trainer.threads:
+        torch.set_num_threads(config.trainer.threads)
+    data = build.data(config, build.device(config))
+    compressor = build.compressor(config)
+    bare, net = build.model(config), build.model(config)
+    for model in (bare, net):
+        model.to(build.device(config), memory_format=torch.channels_last)
+    compressor.prepare(net, next(iter(data.test_dataloader()))[0][:1])
+    table = Table("stage", "plain images/s", "stage images/s", "stage / plain", title=config.compressor.name)
+    stages = compressor.stages(net)
+    for stage in stages:
+        compressor.start(net, stage)
+        recipe = optim.replace(optim.merge(compressor.recipe(stage), config.schedule[stage.kind]), epochs=1)
+        if compressor.recipe(stage).epochs:
+            measure(config, table, stage, recipe, (bare, net), compressor, data)
+        compressor.finish(net, stage)
+    precision = "bf16" if build.uses_bf16(config) else "fp32"
+    Console().print(table, f"{config.model.name} ({config.model.form}), batch {config.dataset.batch_size}, {precision},",
+                    f"{torch.get_num_threads()} threads, {torch.backends.cpu.get_cpu_capability()}")  # fmt: skip
+
+
+def measure(config, table, stage: Stage, recipe: Recipe, nets: tuple, compressor, data) -> None:  # noqa: ANN001
+    """Rounds of plain and stage in turn; one row of the table."""
+    pairs = []
+    for _ in range(config.rounds + 1):
+        module = StageModule(nets[1], compressor, stage, recipe, config.seed, print)
+        pairs.append((plain_images_per_s(config, nets[0], data, recipe), stage_images_per_s(config, module, data)))
+    pairs = pairs[1:]  # the first round warms up
+    plain, staged = (statistics.median(p[i] for p in pairs) for i in (0, 1))
+    table.add_row(stage.name, f"{plain:.1f}", f"{staged:.1f}", f"{statistics.median(b / a for a, b in pairs):.3f}")
+
+
+if __name__ == "__main__":
+    import sys
+
+    sys.path.insert(0, str(Path(__file__).parent.parent))
+    register()
+    register_resolvers()
+    sys.argv += ["hydra.run.dir=.", "~hydra.callbacks.summary"]
+    run_cli(main)

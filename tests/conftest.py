@@ -1,0 +1,35 @@
+"""One thread per test process: the tests run in parallel, and tiny networks are slower on several threads."""
+
+import os
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+
+from configs.schema import register
+from pipeline.naming import register_resolvers
+
+torch.set_num_threads(1)
+register()
+register_resolvers()
+
+TINY_DATA = [
+    "dataset._target_=tests.tiny.TinyImages", "dataset.channels=3", "dataset.mean=[0.5,0.5,0.5]",
+    "dataset.std=[0.5,0.5,0.5]", "dataset.num_classes=10", "dataset.batch_size=16", "dataset.val_fraction=0",
+    "dataset.augment=false", "dataset.limit=null", "trainer.max_batches=1", "trainer.precision=fp32",
+    "latency.seconds=0", "trainer.progress=false",
+]  # fmt: skip
+
+
+@pytest.fixture
+def configuration():
+    """Composes the training config from overrides, as the command line does."""
+
+    def composed(*overrides: str):
+        folder = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "configs")
+        with initialize_config_dir(folder, version_base="1.3"):
+            return compose("train", overrides=list(overrides))
+
+    return composed

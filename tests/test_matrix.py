@@ -1,0 +1,57 @@
+"""Every method on every model it makes sense for: through all stages, packed, reloaded, proved; others refused."""
+
+import pytest
+import train
+
+from tests.conftest import TINY_DATA
+
+MODELS = ["resnet18", "resnet20", "resnet50", "resnet56", "vgg11", "vgg16", "nin", "lenet5", "alexnet", "mobilenet_v2"]
+BINARY_INPUT_MODELS = ["resnet18", "resnet20", "resnet56", "vgg11", "nin"]
+METHODS = {
+    "stq_a": BINARY_INPUT_MODELS,
+    "stq_b": BINARY_INPUT_MODELS,
+    "xnor": BINARY_INPUT_MODELS,
+    "bnn": BINARY_INPUT_MODELS,
+    "subsidiary": ["resnet20", "nin", "vgg11"],
+    "msf": ["resnet20", "nin", "vgg11"],
+    "ptq": MODELS,
+    "wpc": MODELS,
+    "admm": MODELS,
+    "bwn": MODELS,
+    "twn": MODELS,
+    "ttq": MODELS,
+}
+FORMS = {"stq_a form=wbin": ["resnet18", "vgg11", "nin", "mobilenet_v2"], "stq_b form=wbin": ["resnet18", "vgg11"]}
+ONE_EPOCH = [f"schedule.{kind}.epochs=1" for kind in ("pretrain", "prune", "quantize", "finetune")]
+FEW_STAGES = {"admm": ["compressor.rhos=[0.1]"], "stq_a": ["compressor.min_filters=1"]}
+
+
+def size_of(model: str) -> int:
+    return {"alexnet": 32, "lenet5": 28, "vgg11": 32, "vgg16": 32, "mobilenet_v2": 32, "nin": 16}.get(model, 16)
+
+
+CASES = [(method, model) for method, models in METHODS.items() for model in models]
+CASES += [(method, model) for method, models in FORMS.items() for model in models]
+
+
+@pytest.mark.parametrize("method, model", CASES)
+def test_method_goes_all_the_way_on(method, model, configuration, tmp_path):
+    name, *form = method.split()
+    config = configuration(
+        f"compressor={name}", f"model={model}", *TINY_DATA, *ONE_EPOCH, *(f"compressor.{f}" for f in form),
+        *FEW_STAGES.get(name, []), f"dataset.image_size={size_of(model)}",
+    )  # fmt: skip
+    report = train.run(config, tmp_path / "run")
+    assert report["reload"]["identical_predictions"] is True
+    assert report["size"]["compression_ratio"] > 1
+    assert report["accuracy"]["top1"] == report["accuracy"]["trained_top1"]
+
+
+@pytest.mark.parametrize("method", ["stq_a", "stq_b", "xnor", "bnn"])
+@pytest.mark.parametrize("model", ["lenet5", "alexnet", "mobilenet_v2", "resnet50"])
+def test_binary_inputs_are_refused_where_a_model_has_no_such_form(method, model, configuration, tmp_path):
+    config = configuration(
+        f"compressor={method}", f"model={model}", *TINY_DATA, f"dataset.image_size={size_of(model)}"
+    )
+    with pytest.raises(ValueError, match=r"model\.form=fbin is not possible for"):
+        train.run(config, tmp_path / "run")
