@@ -53,52 +53,14 @@ def lists(rows: Sequence[Row]) -> list[str]:
     )
 
 
-@styled
-def curve_panels(rows: Sequence[Row]) -> str | None:
-    """One small panel per number over all epochs of the run, coloured by the kind of stage; None without any."""
-    names = numbers(rows)
-    if not names:
-        return None
-    lines = math.ceil(len(names) / COLUMNS)
-    figure, panels = axes(7.6, 1.75 * lines, rows=lines, columns=COLUMNS)
-    for ax, name in zip(panels, names, strict=False):
-        for start, stop, stage in spans(rows):
-            points = [(k, rows[k][name]) for k in range(start, stop) if _numeric(rows[k].get(name))]
-            marker = "o" if len(points) < 12 else None
-            if points:
-                ax.plot(
-                    *zip(*points, strict=True), color=KIND_COLORS.get(kind(stage), INK), marker=marker, markersize=3
-                )
-        _mark_stages(ax, rows)
-        ax.set_title(name)
-    for ax in panels[len(names) :]:
-        ax.set_axis_off()
-    for ax in panels[max(0, len(names) - COLUMNS) : len(names)]:
-        ax.set_xlabel("epoch of the run")
-    return svg(figure)
-
-
-@styled
-def heat_maps(rows: Sequence[Row]) -> str | None:
-    """One picture per list: epochs of the run to the right, the list's places upwards; None without any."""
-    names = lists(rows)
-    if not names:
-        return None
-    figure, panels = axes(7.6, 2.3 * len(names), rows=len(names))
-    for ax, name in zip(panels, names, strict=True):
-        length = max(len(row[name]) for row in rows if isinstance(row.get(name), list))
-        image = np.full((length, len(rows)), np.nan)
-        for k, row in enumerate(rows):
-            if isinstance(row.get(name), list):
-                image[: len(row[name]), k] = row[name]
-        shown = ax.imshow(image, aspect="auto", origin="lower", cmap="Blues", interpolation="nearest")
-        figure.colorbar(shown, ax=ax, pad=0.01, fraction=0.03).outline.set_visible(False)
-        _mark_stages(ax, rows)
-        ax.grid(visible=False)
-        ax.set_ylabel("place in the list")
-        ax.set_title(name)
-    panels[-1].set_xlabel("epoch of the run")
-    return svg(figure)
+def positions(rows: Sequence[Row]) -> list[int]:
+    """The epoch of the run each row belongs to. What is logged at a stage's end has no `epoch` of its own: it belongs
+    to the stage's last one, and takes a place of its own in a stage without epochs."""
+    places: list[int] = []
+    for k, row in enumerate(rows):
+        follows = k > 0 and rows[k - 1]["stage"] == row["stage"] and "epoch" not in row
+        places.append(places[-1] + (not follows) if places else 0)
+    return places
 
 
 def spans(rows: Sequence[Row]) -> list[tuple[int, int, str]]:
@@ -112,9 +74,55 @@ def spans(rows: Sequence[Row]) -> list[tuple[int, int, str]]:
     return found
 
 
-def _mark_stages(ax: Axes, rows: Sequence[Row]) -> None:
+@styled
+def curve_panels(rows: Sequence[Row]) -> str | None:
+    """One small panel per number over all epochs of the run, coloured by the kind of stage; None without any."""
+    names, places = numbers(rows), positions(rows)
+    if not names:
+        return None
+    lines = math.ceil(len(names) / COLUMNS)
+    figure, panels = axes(7.6, 1.75 * lines, rows=lines, columns=COLUMNS)
+    for ax, name in zip(panels, names, strict=False):
+        for start, stop, stage in spans(rows):
+            points = [(places[k], rows[k][name]) for k in range(start, stop) if _numeric(rows[k].get(name))]
+            if points:
+                marker, color = "o" if len(points) < 12 else None, KIND_COLORS.get(kind(stage), INK)
+                ax.plot(*zip(*points, strict=True), color=color, marker=marker, markersize=3)
+        _mark_stages(ax, rows, places)
+        ax.set_title(name)
+    for ax in panels[len(names) :]:
+        ax.set_axis_off()
+    for ax in panels[max(0, len(names) - COLUMNS) : len(names)]:
+        ax.set_xlabel("epoch of the run")
+    return svg(figure)
+
+
+@styled
+def heat_maps(rows: Sequence[Row]) -> str | None:
+    """One picture per list: epochs of the run to the right, the list's places upwards; None without any."""
+    names, places = lists(rows), positions(rows)
+    if not names:
+        return None
+    figure, panels = axes(7.6, 2.3 * len(names), rows=len(names))
+    for ax, name in zip(panels, names, strict=True):
+        length = max(len(row[name]) for row in rows if isinstance(row.get(name), list))
+        image = np.full((length, places[-1] + 1), np.nan)
+        for place, row in zip(places, rows, strict=True):
+            if isinstance(row.get(name), list):
+                image[: len(row[name]), place] = row[name]
+        shown = ax.imshow(image, aspect="auto", origin="lower", cmap="Blues", interpolation="nearest")
+        figure.colorbar(shown, ax=ax, pad=0.01, fraction=0.03).outline.set_visible(False)
+        _mark_stages(ax, rows, places)
+        ax.grid(visible=False)
+        ax.set_ylabel("place in the list")
+        ax.set_title(name)
+    panels[-1].set_xlabel("epoch of the run")
+    return svg(figure)
+
+
+def _mark_stages(ax: Axes, rows: Sequence[Row], places: Sequence[int]) -> None:
     for start, _, _ in spans(rows)[1:]:
-        ax.axvline(start - 0.5, color=PALE, linewidth=1, linestyle=(0, (2, 2)))
-    ax.set_xlim(-0.5, len(rows) - 0.5)
+        ax.axvline(places[start] - 0.5, color=PALE, linewidth=1, linestyle=(0, (2, 2)))
+    ax.set_xlim(-0.5, places[-1] + 0.5)
     ax.xaxis.get_major_locator().set_params(integer=True)
     ax.tick_params(labelcolor=MUTED)

@@ -149,6 +149,11 @@ def test_curves_follow_the_stages_and_survive_a_half_written_line(tmp_path):
     assert curves.read_metrics(tmp_path / "none.jsonl") == []
 
 
+def test_rows_of_a_stages_end_belong_to_its_last_epoch():
+    rows = [{"stage": "a", "epoch": 0}, {"stage": "a", "epoch": 1}, {"stage": "a"}, {"stage": "b"}, *METRICS[:2]]
+    assert curves.positions(rows) == [0, 1, 1, 2, 3, 4]
+
+
 def test_writing_replaces_and_reading_checks(tmp_path):
     report.write_report(a_report(), tmp_path)
     assert report.read_report(tmp_path / "report.json") == a_report()
