@@ -46,7 +46,7 @@ def lr_factor(recipe: Recipe, steps_per_epoch: int, epochs: int) -> Callable[[in
             gammas = recipe.gamma if isinstance(recipe.gamma, tuple) else [recipe.gamma] * len(recipe.milestones)
             return math.prod(g for g, m in zip(gammas, recipe.milestones, strict=True) if t >= m)
         if recipe.decay == "cyclic":
-            span = getattr(recipe, "interval", 1) * steps_per_epoch
+            span = recipe.interval * steps_per_epoch
             return 0.1 ** int(3 * (step % span) / span)
         return 1.0
 
