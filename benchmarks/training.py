@@ -76,8 +76,9 @@ def main(config: DictConfig) -> None:
             measure(config, table, stage, recipe, (bare, net), compressor, data)
         compressor.finish(net, stage)
     precision = "bf16" if build.uses_bf16(config) else "fp32"
-    Console().print(table, f"{config.model.name} ({config.model.form}), batch {config.dataset.batch_size}, {precision},",
-                    f"{torch.get_num_threads()} threads, {torch.backends.cpu.get_cpu_capability()}")  # fmt: skip
+    where = f"{torch.get_num_threads()} threads, {torch.backends.cpu.get_cpu_capability()}"
+    Console().print(table)
+    print(f"{config.model.name} ({config.model.form}), batch {config.dataset.batch_size}, {precision}, {where}")
 
 
 def measure(config, table, stage: Stage, recipe: Recipe, nets: tuple, compressor, data) -> None:  # noqa: ANN001

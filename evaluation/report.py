@@ -15,7 +15,6 @@ import torch
 from evaluation import latency, proof, schema
 from evaluation.accuracy import Batches, limited, logits, top1
 from evaluation.curves import read_metrics
-from evaluation.files import write_atomic
 from evaluation.html import render
 from evaluation.layers import layer_rows
 from evaluation.rebuild import float_network
@@ -23,6 +22,7 @@ from evaluation.storage import storage
 from evaluation.structure import GROUP, pruned_ratio
 from evaluation.theory import theory
 from kernels.engine import load_engine
+from packing.atomic import write_atomic
 from packing.file import read
 from packing.size import Size, compressed_code_bytes, total_size
 from packing.spec import PackedModel

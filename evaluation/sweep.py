@@ -14,10 +14,10 @@ from rich import box
 from rich.table import Table
 
 from evaluation.figures import BLUE, GRID, INK, MUTED, PALE, axes, styled, svg
-from evaluation.files import write_atomic
 from evaluation.html import page, section, table
 from evaluation.report import read_report
 from evaluation.table import percent
+from packing.atomic import write_atomic
 
 DEPTH = 3
 MARKERS = "osD^vPX*<>"

@@ -16,11 +16,11 @@ those kernels, or as plain codes, whichever is shorter.
 from __future__ import annotations
 
 import json
-import os
 import struct
 import zlib
 from pathlib import Path
 
+from packing.atomic import write_atomic
 from packing.codecs import EXPANSION, deflate, inflate
 from packing.reader import from_header
 from packing.spec import PackedModel
@@ -40,16 +40,7 @@ def write(packed: PackedModel, path: str | Path) -> int:
     """Write through a temporary file and a rename; returns the size in bytes. ValueError if `packed` is not valid."""
     packed.validate()
     data = dumps(packed)
-    path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with open(temporary, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    write_atomic(path, data)
     return len(data)
 
 

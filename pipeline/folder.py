@@ -2,33 +2,26 @@
 
 from __future__ import annotations
 
+import io
 import json
-import os
 from pathlib import Path
 from typing import Any
 
 import torch
 import yaml
 
+from packing.atomic import write_atomic
+
 VOLATILE = {"resume", "sweep", "logger", "latency", "trainer.progress", "trainer.threads", "dataset.root",
             "dataset.download", "dataset.workers"}  # fmt: skip
 """Options that may differ between a run and its resumption: they change where and how it runs, not what it computes."""
 
 
-def write_atomic(path: Path, data: bytes | str) -> None:
-    """Writes through a temp file and a rename: readers see the old content or the new, never a part."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + ".part")
-    part.write_bytes(data.encode() if isinstance(data, str) else data)
-    os.replace(part, path)
-
-
 def save_atomic(obj: Any, path: Path) -> None:
-    """`torch.save` through a temp file and a rename."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + ".part")
-    torch.save(obj, part)
-    os.replace(part, path)
+    """`torch.save` that leaves a whole file or none."""
+    buffer = io.BytesIO()
+    torch.save(obj, buffer)
+    write_atomic(path, buffer.getbuffer())
 
 
 def load_plain(path: Path) -> Any:

@@ -19,8 +19,7 @@ def packed_meta(config: DictConfig, run: Trained) -> dict[str, Any]:
         "sparsign": version("sparsign"),
         "model": {k: v for k, v in plain["model"].items() if k != "pretrained"},
         "dataset": {
-            k: plain["dataset"][k]
-            for k in ("_target_", "name", "channels", "image_size", "num_classes", "mean", "std")
+            k: plain["dataset"][k] for k in ("_target_", "name", "channels", "image_size", "num_classes", "mean", "std")
         },
         "compressor": {
             "name": plain["compressor"]["name"],

@@ -8,7 +8,7 @@ import os
 from pathlib import Path
 from typing import Any, Protocol
 
-from pipeline.folder import write_atomic
+from packing.atomic import write_atomic
 
 
 class Tracker(Protocol):

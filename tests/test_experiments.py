@@ -3,8 +3,8 @@
 from pathlib import Path
 
 import pytest
-import train
 
+import train
 from tests.conftest import TINY_DATA
 from tests.test_matrix import ONE_EPOCH
 

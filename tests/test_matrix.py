@@ -1,8 +1,8 @@
 """Every method on every model it makes sense for: through all stages, packed, reloaded, proved; others refused."""
 
 import pytest
-import train
 
+import train
 from tests.conftest import TINY_DATA
 
 MODELS = ["resnet18", "resnet20", "resnet50", "resnet56", "vgg11", "vgg16", "nin", "lenet5", "alexnet", "mobilenet_v2"]
@@ -50,8 +50,6 @@ def test_method_goes_all_the_way_on(method, model, configuration, tmp_path):
 @pytest.mark.parametrize("method", ["stq_a", "stq_b", "xnor", "bnn"])
 @pytest.mark.parametrize("model", ["lenet5", "alexnet", "mobilenet_v2", "resnet50"])
 def test_binary_inputs_are_refused_where_a_model_has_no_such_form(method, model, configuration, tmp_path):
-    config = configuration(
-        f"compressor={method}", f"model={model}", *TINY_DATA, f"dataset.image_size={size_of(model)}"
-    )
+    config = configuration(f"compressor={method}", f"model={model}", *TINY_DATA, f"dataset.image_size={size_of(model)}")
     with pytest.raises(ValueError, match=r"model\.form=fbin is not possible for"):
         train.run(config, tmp_path / "run")

@@ -1,5 +1,7 @@
 """STQ-A: which filters go, that they are gone for good, and the paper's speed-up arithmetic."""
 
+from itertools import pairwise
+
 import pytest
 import torch
 from torch import nn
@@ -100,7 +102,7 @@ def test_removal_behind_a_sign_masks_the_reader_too():
     compressor.prepare(model, torch.zeros(1, 3, 32, 32))
     compressor.start(model, Stage("prune"))
     convs = list(compressor.layers(model).values())
-    for before, after in zip(convs[:-1], convs[1:], strict=True):
+    for before, after in pairwise(convs):
         gone = (before.weight == 0).flatten(1).all(1)
         assert (after.weight[:, gone] == 0).all()
     assert any((c.weight == 0).flatten(1).all(1).any() for c in convs)
@@ -141,7 +143,9 @@ def test_penalty_drives_some_scales_to_zero_and_leaves_others():
     assert spread[2e-2][1] > 0.5
 
 
-@pytest.mark.parametrize("s1, pfr, printed", [(BINARY, 0.19, 79), (SCALED, 0.30, 83), (BINARY, 0.28, 89), (BINARY, 0.30, 91)])
+@pytest.mark.parametrize(
+    "s1, pfr, printed", [(BINARY, 0.19, 79), (SCALED, 0.30, 83), (BINARY, 0.28, 89), (BINARY, 0.30, 91)]
+)
 def test_theoretical_speedups_of_the_paper(s1, pfr, printed):
     assert printed in (int(s1 / (1 - pfr)), round(s1 / (1 - pfr)))
 
