@@ -13,12 +13,14 @@ from configs.evaluation import register
 from configs.options import check
 from evaluation.rebuild import test_batches
 from evaluation.report import evaluate_packed, write_report
+from evaluation.storage import storage_table
 from evaluation.table import summary
 from packing.file import read
-from pipeline.cli import run_cli
+from pipeline.cli import fails_in_one_line, run_cli
 
 
 @hydra.main(version_base="1.3", config_path="configs", config_name="evaluate")
+@fails_in_one_line
 def main(config: DictConfig) -> float:
     """Writes report.json and report.html; returns the packed network's top-1."""
     check(OmegaConf.to_object(config), "")
@@ -31,7 +33,11 @@ def main(config: DictConfig) -> float:
     batches = test_batches(read(packed).meta, root, data.download, data.workers)
     report = evaluate_packed(packed, batches, OmegaConf.to_container(config.latency), data.limit)
     write_report(report, output)
-    Console().print(summary(report, output))
+    console = Console()
+    console.print(summary(report, output))
+    sparse = {row["name"]: row["storage"] for row in report["layers"] if row["storage"]}
+    if sparse:
+        console.print(storage_table(sparse))
     return report["accuracy"]["top1"]
 
 

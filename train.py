@@ -20,7 +20,7 @@ from evaluation.table import summary
 from packing.file import write
 from packing.trace import to_packed
 from pipeline import build
-from pipeline.cli import resume_hint, run_cli
+from pipeline.cli import fails_in_one_line, resume_hint, run_cli
 from pipeline.folder import RunFolder
 from pipeline.meta import packed_meta
 from pipeline.naming import register_resolvers
@@ -28,6 +28,7 @@ from pipeline.stages import Trained, run_stages
 
 
 @hydra.main(version_base="1.3", config_path="configs", config_name="train")
+@fails_in_one_line
 def main(config: DictConfig) -> float:
     """Returns the packed network's top-1, so that sweepers can optimise it."""
     hydra_config = HydraConfig.get()

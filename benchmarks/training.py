@@ -25,7 +25,7 @@ from torch import nn
 from compressors.base import Recipe, Stage
 from configs.schema import register
 from pipeline import build, optim
-from pipeline.cli import run_cli
+from pipeline.cli import fails_in_one_line, run_cli
 from pipeline.module import StageModule
 from pipeline.naming import register_resolvers
 
@@ -57,6 +57,7 @@ def stage_images_per_s(config: DictConfig, module: StageModule, data: pl.Lightni
 
 
 @hydra.main(version_base="1.3", config_path="../configs", config_name="train")
+@fails_in_one_line
 def main(config: DictConfig) -> None:
     build.validate(config)
     if config.trainer.threads:

@@ -7,28 +7,46 @@ import re
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import wraps
+from typing import ParamSpec, TypeVar
 
 from hydra.errors import HydraException, InstantiationException
-from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
+from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 from rich.console import Console
 
 from configs.options import near_match
 from pipeline.folder import RunFolder
 
+WANTS_TRACEBACK = os.environ.get("HYDRA_FULL_ERROR") == "1"
+P = ParamSpec("P")
+T = TypeVar("T")
+
 
 def run_cli(main: Callable[[], object]) -> None:
     """Runs a Hydra main. On failure prints `error: <one line>` and exits with 1; tracebacks with HYDRA_FULL_ERROR=1."""
-    if os.environ.get("HYDRA_FULL_ERROR") == "1":
+    if WANTS_TRACEBACK:
         main()
         return
     os.environ["HYDRA_FULL_ERROR"] = "1"  # have Hydra hand exceptions over instead of printing its own version of them
-    try:
-        main()
-    except KeyboardInterrupt:
-        sys.exit(130)
-    except Exception as e:
-        print(f"error: {one_line(e)}", file=sys.stderr)
-        sys.exit(1)
+    fails_in_one_line(main)()
+
+
+def fails_in_one_line(task: Callable[P, T]) -> Callable[P, T]:
+    """Around the task itself too: what leaves it as SystemExit is not announced by Hydra in a second line."""
+
+    @wraps(task)
+    def guarded(*args: P.args, **kwargs: P.kwargs) -> T:
+        try:
+            return task(*args, **kwargs)
+        except KeyboardInterrupt:
+            raise SystemExit(130) from None
+        except Exception as e:
+            if WANTS_TRACEBACK:
+                raise
+            print(f"error: {one_line(e)}", file=sys.stderr)
+            raise SystemExit(1) from None
+
+    return guarded
 
 
 def one_line(error: BaseException) -> str:
@@ -51,7 +69,7 @@ def one_line(error: BaseException) -> str:
 
 def _config_error(outer: BaseException, cause: OmegaConfBaseException) -> str:
     key = cause.full_key or cause.key or ""
-    if isinstance(cause, ConfigKeyError) or "is not in struct" in str(cause):
+    if isinstance(cause, (ConfigKeyError, ConfigAttributeError)) or re.search(r"Key '.*' (is )?not in ", str(cause)):
         parent = cause.parent_node
         known = [str(k) for k in parent] if parent is not None else []
         word = str(cause.key)
