@@ -185,7 +185,7 @@ class ADMM(Compressor):
                     hint = near_match(name, names) or f" (expected one of {', '.join(names)})"
                     raise ValueError(f"compressor.{table}.{name}={value}: the model has no such layer{hint}")
         default = dict.fromkeys(self.layers(model), self.pfr) if self.pfr else {}
-        ratios = default | self.ratios
+        ratios = {**default, **self.ratios}
         return {name: ratios[name] for name in names if ratios.get(name)}
 
     def _masked_mapping(self, model: nn.Module, stage: Stage) -> None:
