@@ -53,11 +53,17 @@ def data(config: DictConfig, device: torch.device | str = "cpu") -> pl.Lightning
     return module
 
 
+def given(options: dict[str, Any]) -> dict[str, Any]:
+    """The options that are not null: null means the builder's default."""
+    return {k: v for k, v in options.items() if v is not None}
+
+
 def model(config: DictConfig) -> nn.Module:
     """The network, initialised from the seed or from `model.pretrained`."""
     m = plain(config.model)
     torch.manual_seed(config.seed)
-    net = get_method(m["_target_"])(m["num_classes"], m["in_channels"], m["image_size"], m["form"], **m["options"])
+    builder = get_method(m["_target_"])
+    net = builder(m["num_classes"], m["in_channels"], m["image_size"], m["form"], **given(m["options"]))
     if m["pretrained"]:
         load_pretrained(net, m["pretrained"])
     return net

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import wraps
+from itertools import takewhile
 from typing import ParamSpec, TypeVar
 
 from hydra.errors import HydraException, InstantiationException
@@ -89,8 +90,8 @@ def _group_error(lines: list[str]) -> str:
     missing = re.search(r"Could not find '([^']+)'", lines[0])
     if missing and "Available options" in " ".join(lines):
         group, _, name = missing.group(1).rpartition("/")
-        options = lines[next(i for i, line in enumerate(lines) if "Available options" in line) + 1 :]
-        options = [o.strip() for line in options for o in line.split() if not o.startswith(("Config", "provider"))]
+        first = next(i for i, line in enumerate(lines) if "Available options" in line) + 1
+        options = list(takewhile(lambda line: not line.startswith("Config search path"), lines[first:]))
         hint = near_match(name, options)
         return f"{group}={name}: no such member of group {group}{hint}; available: {', '.join(options)}"
     return " ".join(lines)

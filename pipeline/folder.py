@@ -66,12 +66,17 @@ class RunFolder:
     def finished(self) -> bool:
         return self.report.is_file() and self.packed.is_file()
 
+    @property
+    def started(self) -> bool:
+        """True when there is something to lose: a checkpoint, a finished epoch or a packed file."""
+        return self.mid_stage.parent.is_dir() or bool(self.read_metrics()) or self.packed.is_file()
+
     def claim(self, config: dict, resume: bool) -> None:
         """Makes the folder this run's own, or raises ValueError with one line and leaves it as it was.
 
         A folder that holds a run is only entered to resume, and only by the same configuration.
         """
-        if not self.config.is_file():
+        if not self.config.is_file() or not (resume or self.started):
             if resume:
                 raise ValueError(f"resume={self.path}: holds no config.yaml, so it is not a run folder")
             write_atomic(self.config, yaml.safe_dump(config, sort_keys=False))

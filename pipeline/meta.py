@@ -17,7 +17,8 @@ def packed_meta(config: DictConfig, run: Trained) -> dict[str, Any]:
     names = list(run.top1)
     return {
         "sparsign": version("sparsign"),
-        "model": {k: v for k, v in plain["model"].items() if k != "pretrained"},
+        "model": {k: v for k, v in plain["model"].items() if k != "pretrained"}
+        | {"options": build.given(plain["model"]["options"])},
         "dataset": {
             k: plain["dataset"][k] for k in ("_target_", "name", "channels", "image_size", "num_classes", "mean", "std")
         },
