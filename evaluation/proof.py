@@ -24,7 +24,14 @@ def make(logits: Tensor) -> dict[str, Any]:
     """The proof of a trained network from its logits [N, classes] on all test images, in order.
 
     Logits of 8 images are kept (1 above 100 classes, to keep the file small), in digits that give back the same fp32.
+
+    Raises:
+        ValueError: logits that are not finite: training diverged.
     """
+    if not logits.isfinite().all():
+        raise ValueError(
+            "the trained network's logits are not finite: training diverged; expected a smaller lr to help"
+        )
     kept = logits[: 8 if logits.shape[1] <= FEW_CLASSES else 1].float().cpu().numpy()
     return {
         "images": len(kept),

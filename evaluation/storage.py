@@ -6,9 +6,11 @@ our choice, the one usual since EIE and Deep Compression: relative indices with 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+from rich import box
 from rich.table import Table
 
 from packing.codecs import bits_per_symbol
@@ -58,13 +60,12 @@ def storage(packed: PackedModel) -> dict[str, dict[str, Any]]:
     return {name: layer_storage(node.codes) for name, node in packed.layers().items()}
 
 
-def storage_table(packed: PackedModel) -> Table:
-    """The same for reading: bytes per layer, the cheapest format marked."""
-    table = Table(title="Storage with indices counted, bytes", title_justify="left")
-    for column in ("layer", "dense", "structured", "irregular", "CSR", "index bits", "fillers", "best"):
-        table.add_column(column, justify="left" if column in ("layer", "best") else "right")
-    for name, row in storage(packed).items():
+def storage_table(rows: Mapping[str, Mapping[str, Any]]) -> Table:
+    """What `storage` found, for reading: bytes per layer and the cheapest format."""
+    table = Table(title="Bytes with indices counted", title_justify="left", box=box.SIMPLE_HEAD)
+    for column in ("layer", "dense", "cut", "relative index", "CSR", "fillers", "cheapest"):
+        table.add_column(column, justify="left" if column in ("layer", "cheapest") else "right", overflow="fold")
+    for name, row in rows.items():
         bits = (row["dense_bits"], row["structured_bits"], row["irregular_bits"], row["csr_bits"])
-        cells = [f"{-(-b // 8):,}" for b in bits]
-        table.add_row(name, *cells, str(row["index_bits"]), f"{row['fillers']:,}", row["best"])
+        table.add_row(name, *(f"{-(-b // 8):,}" for b in bits), f"{row['fillers']:,}", row["best"])
     return table

@@ -143,6 +143,11 @@ def test_proof_keeps_one_image_when_there_are_many_classes():
     assert proof.make(torch.randn(3, 101))["images"] == 1
 
 
+def test_a_diverged_network_is_named_as_such():
+    with pytest.raises(ValueError, match="training diverged"):
+        proof.make(torch.tensor([[0.0, float("inf")]]))
+
+
 @pytest.mark.parametrize(
     "change", [{"logits": [[1.0, 2.0]]}, {"logits": "abc"}, {"logits": []}, {"test_images": None}, {"logits": None}]
 )

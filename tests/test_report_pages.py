@@ -12,6 +12,7 @@ from rich.console import Console
 import evaluate
 from configs.evaluation import register
 from evaluation import curves, html, record, report, sweep, table
+from evaluation.storage import storage_table
 from packing.file import PackedFileError, write
 from packing.spec import Node, PackedModel
 from papers.ledger import validate
@@ -107,6 +108,12 @@ def test_sizes_are_in_powers_of_ten():
         "1.5 kB (1,500 bytes)",
         "2.3 MB (2,340,000 bytes)",
     ]
+
+
+def test_storage_table_is_in_bytes_rounded_up():
+    row = {"dense_bits": 801, "structured_bits": 400, "irregular_bits": 160, "csr_bits": 170, "fillers": 3}
+    cells = text_of(storage_table({"fc1": {**row, "best": "irregular"}})).split("fc1")[1].split()
+    assert cells[:6] == ["101", "50", "20", "22", "3", "irregular"]
 
 
 def pictures(page):
