@@ -15,7 +15,9 @@ from typing import Any
 
 import yaml
 
+from evaluation import curves
 from evaluation.report import read_report
+from packing.atomic import write_atomic
 from papers import ledger, tables
 
 
@@ -79,6 +81,14 @@ def read_run(folder: Path) -> tuple[dict[str, Any], dict[str, float], str]:
         raise ValueError(f"{folder}: timing.json or config.yaml is malformed ({error})") from None
 
 
+def keep_plots(run: Path, folder: Path) -> None:
+    """<run>_curves.svg and <run>_maps.svg from metrics.jsonl: what was logged by epoch, numbers and lists."""
+    rows = curves.read_metrics(run / "metrics.jsonl")
+    for name, picture in (("curves", curves.curve_panels(rows)), ("maps", curves.heat_maps(rows))):
+        if picture:
+            write_atomic(folder / f"{run.name}_{name}.svg", picture)
+
+
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         prog="python -m evaluation.record", description="Add a run to papers/ledger.jsonl."
@@ -88,6 +98,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--target", help="id in papers/targets.yaml of the row it is to be compared with")
     parser.add_argument("--hardware", help="what it was trained on; default: the processor that measured it")
     parser.add_argument("--note", help="a remark for the table")
+    parser.add_argument("--plots", type=Path, help="folder to keep the run's training curves and heat maps in, as SVG")
     options = parser.parse_args(arguments)
     try:
         row = ledger_row(*read_run(options.run), options.command) | {"target": options.target}
@@ -95,6 +106,8 @@ def main(arguments: list[str] | None = None) -> None:
             if getattr(options, name):
                 row[name] = getattr(options, name)
         ledger.append(row)
+        if options.plots:
+            keep_plots(options.run, options.plots)
     except (ValueError, OSError) as error:
         sys.exit(f"error: {error}")
     tables.main()
