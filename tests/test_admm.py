@@ -343,7 +343,8 @@ def test_unused_paths_of_a_residual_stream_follow_the_producer_consumer_rule():
             if rows[name].any() and cols[name].any():
                 assert filters_alive(layer).tolist() == (rows[name].tolist()), (trial, name)
                 assert inputs_alive(layer).tolist() == cols[name].tolist(), (trial, name)
-            assert torch.equal(latent(layer) != 0, find(layer, Mask).mask * latent(layer) != 0)
+            assert torch.equal(latent(layer), layer.weight)  # the zeros reached the latent weights and the first mask
+            assert torch.equal(latent(layer), find(layer, Mask).mask * latent(layer))
 
 
 def test_binary_levels_on_all_layers_have_one_scale_each(data):
