@@ -13,7 +13,7 @@ import evaluate
 from configs.evaluation import register
 from evaluation import curves, html, record, report, sweep, table
 from evaluation.storage import storage_table
-from packing.file import PackedFileError, write
+from packing.file import write
 from packing.spec import Node, PackedModel
 from papers.ledger import validate
 
@@ -288,22 +288,24 @@ def test_evaluate_takes_a_file_from_anywhere_and_writes_where_asked(run_folder, 
 
 
 @pytest.mark.parametrize(
-    ("overrides", "error", "message"),
+    ("overrides", "message"),
     [
-        ([], ValueError, "expected exactly one of run"),
-        (["run=a", "packed=b"], ValueError, "expected exactly one of run"),
-        (["run=no/such/run"], FileNotFoundError, "run=no/such/run: there is no file"),
-        (["packed=no.sparsign"], FileNotFoundError, r"packed=no.sparsign"),
-        (["packed=pyproject.toml"], PackedFileError, "pyproject.toml: not a packed model"),
-        (["run=a", "latency.seconds=-1"], ValueError, r"latency.seconds=-1.0: expected a value in \[0, inf\)"),
-        (["run=a", "dataset.limit=0"], ValueError, "dataset.limit=0"),
+        ([], "run=None, packed=None: expected exactly one of run"),
+        (["run=a", "packed=b"], "run=a, packed=b: expected exactly one of run"),
+        (["run=no/such/run"], "run=no/such/run: there is no file"),
+        (["packed=no.sparsign"], "packed=no.sparsign: there is no file"),
+        (["packed=pyproject.toml"], "pyproject.toml: not a packed model"),
+        (["run=a", "latency.seconds=-1"], "latency.seconds=-1.0: expected a value in [0, inf)"),
+        (["run=a", "dataset.limit=0"], "dataset.limit=0: expected"),
     ],
 )
-def test_evaluate_refuses_in_one_line(overrides, error, message, monkeypatch):
+def test_evaluate_refuses_in_one_line(overrides, message, monkeypatch, capsys):
     monkeypatch.chdir(Path(evaluate.__file__).parent)
-    with pytest.raises(error, match=message) as raised:
+    with pytest.raises(SystemExit) as raised:
         evaluate.main(config(*overrides))
-    assert "\n" not in str(raised.value)
+    assert raised.value.code == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: ") and message in line
 
 
 def test_root_of_the_data_comes_from_the_run(tmp_path):
