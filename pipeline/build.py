@@ -30,16 +30,16 @@ def plain(config: DictConfig) -> dict[str, Any]:
 def validate(config: DictConfig) -> None:
     """Checks every option of every typed group; ValueError names the option, its value and the allowed range."""
     OmegaConf.resolve(config)
+    check(compressor(config), "compressor")  # first: its form is the model's
     for name in ("model", "dataset", "trainer", "logger", "schedule", "latency"):
         check(OmegaConf.to_object(config[name]), name)
-    check(compressor(config), "compressor")
     if config.seed < 0:
         raise ValueError(f"seed={config.seed}: expected a value in [0, inf)")
 
 
 def compressor(config: DictConfig) -> Compressor:
     """The method, its options checked."""
-    return instantiate(config.compressor)
+    return instantiate(config.compressor, _convert_="all")
 
 
 def data(config: DictConfig, device: torch.device | str = "cpu") -> pl.LightningDataModule:

@@ -26,7 +26,8 @@ def packed_meta(config: DictConfig, run: Trained) -> dict[str, Any]:
             "name": plain["compressor"]["name"],
             "pfr": plain["compressor"].get("pfr"),
             "pfr_unit": run.compressor.PFR_UNIT,
-        },
+        }
+        | ({"group": plain["compressor"]["group"]} if "group" in plain["compressor"] else {}),
         "seed": plain["seed"],
         "accuracy": {"float_top1": run.top1[names[0]], "trained_top1": run.top1[names[-1]]},
     }

@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 import torch
+from torch import nn
 
 from compressors.base import Recipe
 from configs.schema import StageConfig
@@ -19,6 +20,16 @@ def merge(recipe: Recipe, stage: StageConfig) -> Recipe:
     if recipe.epochs == 0:
         return recipe
     return replace(recipe, **{n: getattr(stage, n) for n in names if getattr(stage, n) is not None})
+
+
+UNNORMALISED_LR = 0.02
+
+
+def suited(recipe: Recipe, net: nn.Module) -> Recipe:
+    """Caps SGD's rate at 0.02 for a network without BN (LeNet-5, plain AlexNet), which diverges above (our choice)."""
+    if recipe.optimizer == "adam" or any(isinstance(m, (nn.BatchNorm1d, nn.BatchNorm2d)) for m in net.modules()):
+        return recipe
+    return replace(recipe, lr=min(recipe.lr, UNNORMALISED_LR))
 
 
 def optimizer(recipe: Recipe, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:

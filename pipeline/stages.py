@@ -18,7 +18,7 @@ from pipeline import build, optim
 from pipeline.adapt import reestimate_batchnorm
 from pipeline.checkpoints import MidStageCheckpoint
 from pipeline.folder import RunFolder, load_plain, save_atomic
-from pipeline.module import StageModule
+from pipeline.module import StageModule, epoch_seed
 from pipeline.progress import StageBar
 from pipeline.teacher import build_teacher
 from pipeline.tracking import Tracker
@@ -100,7 +100,7 @@ def _mid_stage_position(folder: RunFolder, ahead: list[Stage]) -> tuple[str | No
 
 def _run_stage(config: DictConfig, run: Trained, stage: Stage, tracker: Tracker, console: Console, title: str) -> None:
     options = config.schedule[stage.kind]
-    recipe = optim.merge(run.compressor.recipe(stage), options)
+    recipe = optim.merge(optim.suited(run.compressor.recipe(stage), run.model), options)
     if stage.kind == "pretrain" and config.model.pretrained:
         recipe = optim.replace(recipe, epochs=0)
     resumed, _ = _mid_stage_position(run.folder, [stage])
@@ -134,6 +134,7 @@ def _run_stage(config: DictConfig, run: Trained, stage: Stage, tracker: Tracker,
         if trainer.interrupted:
             raise KeyboardInterrupt
     if options.bn_batches:
+        torch.manual_seed(epoch_seed(config.seed, stage.name, recipe.epochs))  # for dropout
         reestimate_batchnorm(run.model, run.data.train_dataloader(), options.bn_batches)
     run.compressor.finish(run.model, stage)
     _finish_stage(run, stage, recipe.epochs, tracker, console, title)
