@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -11,9 +10,8 @@ from torch import Tensor, fx, nn
 
 from models.channels import Liveness
 from models.graph import WEIGHTED, batchnorm_affine, module_of, trace
-from packing.spec import LayerCodes, Node, PackedModel, scaled
-
-Encode = Callable[[nn.Module], tuple[Tensor, Tensor | tuple[Tensor, Tensor]] | None]
+from packing.encode import Encode, layer_codes
+from packing.spec import LayerCodes, Node, PackedModel
 
 
 def to_packed(
@@ -143,7 +141,7 @@ class _Builder:
             attrs = {name: tuple(getattr(module, name)) for name in ("stride", "padding", "dilation")}
             attrs["groups"] = 1 if module.groups == 1 else module.groups * int(reads.sum()) // len(reads)  # go whole
             cols = cols if module.groups == 1 else np.arange(full_shape[1])
-        codes = _layer_codes(node.target, module, encoded, np.flatnonzero(keep), cols, attrs.get("groups", 1))
+        codes = layer_codes(node.target, module, encoded, np.flatnonzero(keep), cols, attrs.get("groups", 1))
         tensors = {} if module.bias is None else {"bias": module.bias.detach().float().cpu().numpy()[keep]}
         source = self._select(node.args[0], reads, node)
         self._emit(kind, node, [node.args[0]], keep, attrs, tensors, codes, [source])
@@ -186,46 +184,3 @@ def _attrs(kind: str, module: nn.Module) -> dict[str, Any]:
     if kind == "maxpool":
         return {**attrs, "dilation": pair(module.dilation)}
     return {**attrs, "count_include_pad": module.count_include_pad}
-
-
-def _layer_codes(
-    name: str,
-    module: nn.Module,
-    encoded: tuple[Tensor, Tensor | tuple[Tensor, Tensor]] | None,
-    rows: np.ndarray,
-    cols: np.ndarray,
-    groups: int,
-) -> LayerCodes:
-    weight = module.weight.detach().float().cpu().numpy()
-    cut = np.ix_(rows, cols)
-    if encoded is None:
-        return LayerCodes(weight.shape, rows, cols, floats=np.ascontiguousarray(weight[cut]))
-    codes, scale = encoded
-    codes = codes.detach().cpu().numpy()
-    scales = [_per_row(s, name, len(weight)) for s in (scale if isinstance(scale, tuple) else (scale,))]
-    if not np.array_equal(scaled(codes, *scales), weight):
-        worst = np.abs(scaled(codes, *scales) - weight).max()
-        raise ValueError(f"layer {name}: its weight is not scale * codes (off by up to {worst:.3g})")
-    codes = np.ascontiguousarray(codes[cut])
-    codes = codes.astype(np.int8 if np.abs(codes.astype(np.int32)).max() <= 127 else np.int16)
-    scales = [s[rows] if s.ndim else s for s in scales]
-    gather = _regular_gather(codes) if groups == 1 else None
-    if gather is not None:
-        codes = codes[np.arange(len(rows))[:, None], gather]
-    return LayerCodes(weight.shape, rows, cols, codes, *scales, gather=gather)
-
-
-def _per_row(scale: Tensor, name: str, rows: int) -> np.ndarray:
-    array = scale.detach().float().cpu().numpy()
-    if array.ndim and array.size != rows:
-        raise ValueError(f"layer {name}: scale of shape {list(array.shape)}, expected one number or {rows}")
-    return array.reshape(rows) if array.ndim else array
-
-
-def _regular_gather(codes: np.ndarray) -> np.ndarray | None:
-    """Columns [rows, D] that filters read, where each has exactly D < cols nonzero kernels (or weights)."""
-    read = codes.reshape(*codes.shape[:2], -1).any(axis=2)
-    counts = read.sum(axis=1)
-    if counts.min() != counts.max() or counts[0] in (0, read.shape[1]):
-        return None
-    return np.nonzero(read)[1].reshape(len(codes), -1)
