@@ -19,7 +19,7 @@ class ReferenceEngine:
     """Runs a packed network node by node in fp32, with the operations torch itself would use in eval mode.
 
     Raises:
-        ValueError: the packed model does not hang together, or images of another shape are given.
+        ValueError: the packed model does not hang together or has no graph, or images of another shape are given.
     """
 
     name = "reference"
@@ -27,6 +27,8 @@ class ReferenceEngine:
 
     def __init__(self, packed: PackedModel) -> None:
         packed.validate()
+        if not packed.has_graph:
+            raise ValueError("the packed model holds layers without a graph: expected one that can be run")
         self.packed = packed
         self._tensors = {node.name: _tensors(node) for node in packed.nodes}
         last_reader = {source: node.name for node in packed.nodes for source in node.inputs}

@@ -12,7 +12,8 @@ def maskrcnn_resnet50_fpn(num_classes: int, in_channels: int, image_size: int, f
     """Mask R-CNN with a ResNet-50 feature pyramid, randomly initialised.
 
     Takes a list of images [3, H, W] in 0..1, and targets in training; gives losses or detections as torchvision's does.
-    `image_size` bounds the longer side that images are resized to. It does not trace to a packed graph.
+    `image_size` bounds the longer side that images are resized to. Its forward cannot be traced: it is packed without a
+    graph, by `packing.layers`.
     """
     check_form("maskrcnn_resnet50_fpn", form, ("float", "wbin"), "no reproduced table has it")
     check_image_size("maskrcnn_resnet50_fpn", image_size, minimum=64)

@@ -10,7 +10,7 @@ is one array:
 
 with the codecs of `packing.codecs` for "b" and "c". No pickle, nothing is executed; every length, shape and level is
 checked before memory is taken for it. Weights of coded layers lie as a bitmap of nonzero kernels plus the codes of
-those kernels, or as plain codes, whichever is shorter.
+those kernels, or as plain codes, whichever is shorter. Without a graph, the header's input is [] and its output null.
 """
 
 from __future__ import annotations

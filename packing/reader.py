@@ -21,7 +21,8 @@ def from_header(header: dict[str, Any], data: memoryview) -> PackedModel:
     nodes = [_load_node(record, names[:k], arrays) for k, record in enumerate(header["nodes"])]
     if not isinstance(header["meta"], dict):
         raise ValueError("meta is not a JSON object")
-    packed = PackedModel(nodes, tuple(map(_size, header["input"])), names[_size(header["output"])], header["meta"])
+    output = None if header["output"] is None else names[_size(header["output"])]
+    packed = PackedModel(nodes, tuple(map(_size, header["input"])), output, header["meta"])
     packed.validate()
     return packed
 
@@ -84,7 +85,7 @@ def _load_node(record: list[Any], earlier: list[str], arrays: _Arrays) -> Node:
     attrs = {key: tuple(value) if isinstance(value, list) else value for key, value in attrs.items()}
     loaded = {}
     for key, position in tensors.items():
-        index = key.startswith("index")
+        index = key.startswith("index") and op != "layer"
         loaded[key] = np.flatnonzero(arrays.get("b", position)) if index else arrays.get("f", position)
     sources = tuple(earlier[_size(k)] for k in inputs)
     codes = None if layer is None else _load_layer(layer, arrays)

@@ -21,7 +21,7 @@ class Size:
 
     Attributes:
         parameters: kept numbers: weights (of a gathered layer: those gathered), scales not counted; biases; BN's scale
-            and shift.
+            and shift. Without a graph all other floats of the state dict too, such as BN's statistics.
         nonzeros: those of them that are not zero.
         theoretical_bits: kept weights at ceil(log2(levels)) bits, 32 for every scale and float, one bit per kernel for
             the mask of a gathered layer; no entropy coding, no headers.
@@ -65,8 +65,8 @@ def node_size(node: Node, input_channels: int) -> Size:
     floats = [t for t in node.tensors.values() if t.dtype == np.float32]
     count = sum(t.size for t in floats)
     size = Size(count, sum(int(np.count_nonzero(t)) for t in floats), FLOAT_BITS * count, FLOAT_BITS * count, count)
-    for name, index in node.tensors.items():
-        if name.startswith("index"):
+    for index in node.tensors.values():
+        if index.dtype == np.int64:
             bits = _index_bits(len(index), node.attrs["channels"] if node.op == "add" else input_channels)
             size += Size(theoretical_bits=math.ceil(bits), entropy_bits=bits)
     if node.codes is None:
@@ -94,7 +94,8 @@ def _weight_size(layer: LayerCodes) -> Size:
 def sizes(packed: PackedModel) -> dict[str, Size]:
     """Size of every node that holds numbers, by name."""
     shapes = packed.validate()
-    return {n.name: node_size(n, shapes[n.inputs[0]][0]) for n in packed.nodes if n.tensors or n.codes is not None}
+    holders = [node for node in packed.nodes if node.tensors or node.codes is not None]
+    return {n.name: node_size(n, shapes[n.inputs[0]][0] if n.inputs else 0) for n in holders}
 
 
 def total_size(packed: PackedModel, conv_only: bool = False) -> Size:
@@ -102,7 +103,7 @@ def total_size(packed: PackedModel, conv_only: bool = False) -> Size:
     found = sizes(packed)
     dropped = packed.meta.get("original", {}).get("dropped", [])
     if conv_only:
-        total = sum((found[n.name] for n in packed.nodes if n.op == "conv"), Size())
+        total = sum((found[n.name] for n in packed.nodes if n.is_conv), Size())
         return total + Size(original_parameters=sum(math.prod(full) for _, full, _ in dropped if len(full) == 4))
     total = sum(found.values(), Size())
     known = packed.meta.get("original", {}).get("parameters", total.original_parameters)

@@ -76,7 +76,8 @@ class Node:
 
     tensors: `bias` fp32 [rows] (conv, linear; optional), `scale` and `shift` fp32 [channels] (affine: BN in eval
     mode), `index` int64 (select: channels taken), `index0` and `index1` int64 (add: where the operands' channels go;
-    absent where the operand covers all).
+    absent where the operand covers all). A `layer` is a module of a network without a graph: it has no inputs, its
+    tensors are fp32 under their names in the state dict, `codes` its weight if it is a conv or linear layer.
     """
 
     op: str
@@ -89,22 +90,34 @@ class Node:
     def __post_init__(self) -> None:
         self.attrs = {**ATTRS.get(self.op, {}), **self.attrs}
 
+    @property
+    def is_conv(self) -> bool:
+        """Whether the node has the weight of a conv layer."""
+        return self.codes is not None and len(self.codes.full_shape) == 4
+
 
 @dataclass
 class PackedModel:
     """A network as nodes in topological order. Images are [N, *input_shape], fp32, normalised.
+
+    Without a graph (see `packing.layers`) every node is a `layer`, input_shape is () and output None.
 
     `meta` is a plain JSON object. Its key `original`, written by `to_packed`, holds `parameters` (of the uncut
     network) and `dropped`: [name, full shape, coded] of layers of which nothing is left.
     """
 
     nodes: list[Node]
-    input_shape: tuple[int, int, int]
-    output: str
+    input_shape: tuple[int, ...]
+    output: str | None
     meta: dict[str, Any] = field(default_factory=dict)
 
+    @property
+    def has_graph(self) -> bool:
+        """Whether the nodes say how to run the network."""
+        return self.output is not None
+
     def layers(self) -> dict[str, Node]:
-        """The conv and linear nodes by name, in order."""
+        """The nodes with the weight of a conv or linear layer, by name, in order."""
         return {node.name: node for node in self.nodes if node.codes is not None}
 
     def validate(self) -> dict[str, tuple[int, ...]]:
@@ -136,5 +149,6 @@ ATTRS: dict[str, dict[str, Any]] = {
     "flatten": {},
     "pad_shortcut": {"stride": 1, "before": 0, "after": 0},
     "select": {},
+    "layer": {},
 }
 """Every operation with its attributes' defaults. `add` of operands without index has channels 0."""

@@ -34,7 +34,7 @@ def layer_structure(packed: PackedModel) -> dict[str, Structure]:
     """Structure of every coded conv layer, those of which nothing is left included."""
     found = {}
     for node in packed.nodes:
-        if node.op == "conv" and node.codes.codes is not None:
+        if node.is_conv and node.codes.codes is not None:
             filters, columns = node.codes.full_shape[:2]
             mask = node.codes.kernel_mask() & node.codes.dense_codes().any(axis=(2, 3))
             alive = int(mask.any(axis=1).sum())

@@ -17,15 +17,19 @@ ELEMENTS = 1 << 28
 
 
 def infer_shapes(packed: PackedModel) -> dict[str, Shape]:
-    """Output shape of every node (no batch dimension); ValueError naming the first node that does not fit."""
+    """Output shape of every node (no batch dimension, () for a `layer`); ValueError naming the first misfit."""
     shapes: dict[str, Shape] = {}
-    shape = packed.input_shape
-    need(len(shape) == 3 and all(1 <= n <= LIMIT for n in shape), f"input shape {list(shape)}, expected [C, H, W]")
+    shape, graph = packed.input_shape, packed.has_graph
+    if graph:
+        need(len(shape) == 3 and all(1 <= n <= LIMIT for n in shape), f"input shape {list(shape)}, expected [C, H, W]")
+    else:
+        need(shape == (), f"input shape {list(shape)} without an output, expected neither or both")
     for position, node in enumerate(packed.nodes):
         try:
             need(node.name not in shapes, "its name is taken")
             need(node.op in ATTRS, f"unknown operation {node.op!r}")
-            need((node.op == "input") == (position == 0), "expected exactly one input, as first node")
+            need((node.op == "layer") != graph, "expected layers alone, or none of them")
+            need((node.op == "input") == (position == 0 and graph), "expected exactly one input, as first node")
             missing = [name for name in node.inputs if name not in shapes]
             need(not missing, f"reads {missing[:1]} which no earlier node makes")
             _check_attrs(node, ATTRS[node.op])
@@ -37,8 +41,8 @@ def infer_shapes(packed: PackedModel) -> dict[str, Shape]:
             raise ValueError(f"node {node.name!r} ({node.op}): {error}") from None
         shapes[node.name] = tuple(int(n) for n in shape)
     _check_original(packed.meta.get("original", {}))
-    need(packed.output in shapes, f"output {packed.output!r} is no node")
-    need(len(shapes[packed.output]) == 1, f"output {packed.output!r}: expected logits [classes]")
+    need(not graph or packed.output in shapes, f"output {packed.output!r} is no node")
+    need(not graph or len(shapes[packed.output]) == 1, f"output {packed.output!r}: expected logits [classes]")
     return shapes
 
 
@@ -83,6 +87,9 @@ TENSORS = {"conv": ("bias",), "linear": ("bias",), "affine": ("scale", "shift"),
 
 
 def _check_tensors(node: Node) -> None:
+    if node.op == "layer":
+        _check_plain_layer(node)
+        return
     allowed = ("index0", "index1") if node.op == "add" else TENSORS.get(node.op, ())
     unknown = sorted(set(node.tensors) - set(allowed))
     need(not unknown, f"unknown tensors {unknown}")
@@ -94,6 +101,15 @@ def _check_tensors(node: Node) -> None:
             check_index(name, tensor)
         else:
             _check_floats(name, tensor)
+
+
+def _check_plain_layer(node: Node) -> None:
+    need(bool(node.tensors) or node.codes is not None, "holds nothing")
+    for name, tensor in node.tensors.items():
+        _check_floats(name, tensor)
+    if node.codes is not None:
+        need("weight" not in node.tensors, "has two weights")
+        check_layer(node.codes, dims=4 if node.is_conv else 2)
 
 
 def check_index(name: str, index: np.ndarray, limit: int | None = None) -> None:
@@ -111,8 +127,10 @@ def _check_floats(name: str, tensor: np.ndarray, shape: Shape | None = None) -> 
 
 def _shape(node: Node, inputs: list[Shape]) -> Shape:
     op, attrs, tensors = node.op, node.attrs, node.tensors
-    counts = {"add": (2,), "cat": range(1, LIMIT)}
+    counts = {"add": (2,), "cat": range(1, LIMIT), "layer": (0,)}
     need(len(inputs) in counts.get(op, (1,)), f"has {len(inputs)} inputs")
+    if op == "layer":
+        return ()
     x = inputs[0]
     spatial = op in ("conv", "maxpool", "avgpool", "globalavgpool", "pad_shortcut")
     need(not spatial or len(x) == 3, f"reads shape {list(x)}, expected [C, H, W]")

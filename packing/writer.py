@@ -68,7 +68,7 @@ def to_header(packed: PackedModel) -> tuple[dict[str, Any], list[bytes]]:
     header = {
         "nodes": nodes,
         "input": list(packed.input_shape),
-        "output": position[packed.output],
+        "output": position.get(packed.output),
         "meta": packed.meta,
         "sections": sections.table,
     }
