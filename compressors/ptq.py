@@ -13,7 +13,7 @@ from compressors.base import Compressor, Recipe, Stage
 from compressors.transforms import Mask, UnitNorm, attach, find, latent, transformed
 from compressors.unit_ternary import DELTAS, UnitTernary, per_filter
 from configs.options import option
-from models.graph import batchnorm_after
+from models.graph import UntraceableError, batchnorm_after
 
 VARIANTS = ("R0", "R1", "R2", "R3")
 
@@ -65,7 +65,10 @@ class PTQ(Compressor):
         return {name: layer for name, layer in found.items() if not is_depthwise(layer)}
 
     def prepare(self, model: nn.Module, example: Tensor) -> None:
-        followed = batchnorm_after(model)
+        try:
+            followed = batchnorm_after(model)
+        except UntraceableError:  # such as a detector: no BN is known to follow, so every layer has its gain
+            followed = {}
         for name, layer in self.layers(model).items():
             attach(
                 layer,

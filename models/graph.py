@@ -34,6 +34,10 @@ ELEMENTWISE = ("batchnorm", "relu", "relu6", "hardtanh", "sign", "maxpool", "avg
 """Kinds whose output channel c depends on input channel c alone."""
 
 
+class UntraceableError(ValueError):
+    """A network whose forward cannot be traced."""
+
+
 class _Tracer(fx.Tracer):
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         return isinstance(m, tuple(KINDS)) or parametrize.is_parametrized(m) or not any(m.children())
@@ -43,12 +47,12 @@ def trace(model: nn.Module) -> fx.GraphModule:
     """The model's graph; its modules are shared with the model, layers with weight transforms stay whole.
 
     Raises:
-        ValueError: the model's forward cannot be traced (it branches on tensor values).
+        UntraceableError: the model's forward branches or loops on what it is given.
     """
     try:
         return fx.GraphModule(model, _Tracer().trace(model))
     except fx.proxy.TraceError as error:
-        raise ValueError(f"{type(model).__name__}: its forward cannot be traced: {error}") from None
+        raise UntraceableError(f"{type(model).__name__}: its forward cannot be traced: {error}") from None
 
 
 def module_of(graph: fx.GraphModule, node: fx.Node) -> nn.Module | None:
