@@ -16,7 +16,7 @@ from compressors.transforms import encode_layer
 from configs.schema import register
 from evaluation import proof
 from evaluation.report import evaluate_packed, read_report, write_report
-from evaluation.table import summary
+from evaluation.table import near, summary
 from packing.file import write
 from packing.trace import to_packed
 from pipeline import build
@@ -33,7 +33,7 @@ def main(config: DictConfig) -> float:
     """Returns the packed network's top-1, so that sweepers can optimise it."""
     hydra_config = HydraConfig.get()
     sweep = Path(hydra_config.sweep.dir).name if hydra_config.mode == RunMode.MULTIRUN else None
-    return run(config, config.resume or hydra_config.runtime.output_dir, sweep)["accuracy"]["top1"]
+    return run(config, near(config.resume or hydra_config.runtime.output_dir), sweep)["accuracy"]["top1"]
 
 
 def run(config: DictConfig, path: str | Path, sweep: str | None = None) -> dict[str, Any]:
@@ -43,7 +43,7 @@ def run(config: DictConfig, path: str | Path, sweep: str | None = None) -> dict[
     """
     build.validate(config)
     folder, console, tracker = RunFolder(path), Console(), instantiate(config.logger)
-    folder.claim(build.plain(config), resume=bool(config.resume) or sweep is not None)
+    folder.claim(build.plain(config), resume=bool(config.resume) or (sweep is not None and folder.started))
     if folder.finished:
         console.print(f"{folder.path} is finished: nothing to do")
         return read_report(folder.report)

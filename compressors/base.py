@@ -48,7 +48,7 @@ class Recipe:
     milestones: tuple[float, ...] = ()
     gamma: float | tuple[float, ...] = 0.1
     interval: int = 1
-    """Epochs of one cycle of decay = "cyclic": the rate restarts, then is multiplied by gamma after each third."""
+    """Epochs of one cycle of decay = "cyclic": the rate restarts, then is multiplied by 0.1 after each third."""
 
 
 @dataclass

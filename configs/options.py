@@ -42,7 +42,7 @@ def _inside(value: Any, metadata: Any) -> bool:
     if not isinstance(value, (int, float)) or isinstance(value, bool):
         return True
     return (
-        not math.isnan(value)
+        math.isfinite(value)
         and (metadata.get("ge") is None or value >= metadata["ge"])
         and (metadata.get("gt") is None or value > metadata["gt"])
         and (metadata.get("le") is None or value <= metadata["le"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,11 @@ def fastest(report: dict[str, Any]) -> dict[str, Any] | None:
     return max(rows, key=lambda row: row["ratio_to_torch_fp32"], default=None)
 
 
+def near(path: str | Path) -> str:
+    """The path as seen from here, when it lies below."""
+    return os.path.relpath(path) if Path(path).resolve().is_relative_to(Path.cwd()) else str(path)
+
+
 def summary(report: dict[str, Any], folder: str | Path) -> Table:
     """The report on one screen; `folder` is where report.html was written."""
     accuracy, structure, sizes = report["accuracy"], report["structure"], report["size"]
@@ -61,5 +67,5 @@ def summary(report: dict[str, Any], folder: str | Path) -> Table:
     theory = report["theory"]
     if theory["speedup"] is not None:
         table.add_row("theoretical speed-up", f"{theory['speedup']:.1f} (S1 = {theory['s1']}, S2 = {theory['s2']:.2f})")
-    table.add_row("files", f"{report['packed']}\n{Path(folder) / 'report.html'}")
+    table.add_row("files", f"{near(report['packed'])}\n{near(Path(folder) / 'report.html')}")
     return table

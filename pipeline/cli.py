@@ -80,9 +80,10 @@ def _config_error(outer: BaseException, cause: OmegaConfBaseException) -> str:
     named = override.group(1).rstrip(".") if override else key
     expected = re.search(r"'([^']*)' of type '(\w+)' could not be converted to (\w+)", str(cause))
     if expected:
-        return f"{key}={expected.group(1)}: expected a value of type {expected.group(3).lower()}"
+        value = " ".join(expected.group(1).split())
+        return f"{key}={value}: expected a value of type {expected.group(3).lower()}"
     first = next(line for line in str(cause).splitlines() if line.strip())
-    return f"{named}: {first.strip()}"
+    return f"{named}: {first.strip()}" if named else first.strip()
 
 
 def _group_error(lines: list[str]) -> str:
@@ -102,6 +103,7 @@ def resume_hint(folder: RunFolder, console: Console) -> Iterator[None]:
     """Ctrl-C inside ends the process with 130 and one line that says how to go on."""
     try:
         yield
-    except KeyboardInterrupt:
-        console.print(f"\ninterrupted: add resume={folder.path} to the same command to go on where it stopped")
+    except (KeyboardInterrupt, SystemExit):  # Lightning turns the first into the second
+        advice = f"add resume={folder.path} to the same command to go on where it stopped"
+        console.print(f"\ninterrupted: {advice}", soft_wrap=True)
         raise SystemExit(130) from None

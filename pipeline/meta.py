@@ -24,7 +24,7 @@ def packed_meta(config: DictConfig, run: Trained) -> dict[str, Any]:
         },
         "compressor": {
             "name": plain["compressor"]["name"],
-            "pfr": plain["compressor"].get("pfr"),
+            "pfr": plain["compressor"].get("pfr") or None,
             "pfr_unit": run.compressor.PFR_UNIT,
         }
         | ({"group": plain["compressor"]["group"]} if "group" in plain["compressor"] else {}),

@@ -23,4 +23,5 @@ def sweep_name(name: str | None, overrides: list[str]) -> str:
 def register_resolvers() -> None:
     """`${run_dir:resume,default}` and `${sweep_name:name,overrides}` for the config."""
     OmegaConf.register_new_resolver("run_dir", lambda resume, default: resume or default, replace=True)
-    OmegaConf.register_new_resolver("sweep_name", sweep_name, replace=True)
+    # Cached by its unresolved arguments: every job finds the name of the whole sweep, not one made from its own part.
+    OmegaConf.register_new_resolver("sweep_name", sweep_name, replace=True, use_cache=True)

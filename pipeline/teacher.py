@@ -21,7 +21,7 @@ def build_teacher(config: DictConfig, folder: RunFolder) -> nn.Module:
             float_config.model.options = {}
         return build.model(float_config).eval().to(build.device(config))
     boundary = folder.boundary("pretrain")
-    if config.model.form == "fbin" or not boundary.is_file():
+    if config.model.form != "float" or not boundary.is_file():
         raise ValueError("schedule.*.distill needs schedule.teacher=<file>: this run trains no float network first")
     teacher = build.model(OmegaConf.merge(config, {"model": {"pretrained": None}}))
     state = load_plain(boundary)["model"]

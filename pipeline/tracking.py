@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import os
+import uuid
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -66,6 +67,7 @@ class WandbTracker:
     def __init__(self, project: str, entity: str | None, mode: str, tags: list[str]) -> None:
         self.project, self.entity, self.mode, self.tags = project, entity, mode, list(tags)
         self._run: Any = None
+        self._rows = 0
 
     def open(self, folder: Path, config: dict[str, Any], group: str | None) -> None:
         import wandb
@@ -76,7 +78,7 @@ class WandbTracker:
             mode = "online" if key else "offline"
         id_file = folder / "wandb_id"
         if not id_file.is_file():
-            write_atomic(id_file, wandb.util.generate_id())
+            write_atomic(id_file, uuid.uuid4().hex[:8])
         self._run = wandb.init(
             project=self.project,
             entity=self.entity,
@@ -94,6 +96,9 @@ class WandbTracker:
     def row(self, row: dict[str, Any]) -> None:
         import wandb
 
+        self._rows += 1
+        if self._rows <= self._run.starting_step:  # a resumed job tells all rows again, and its run has these
+            return
         values = {k: wandb.Histogram(v) if isinstance(v, list) else v for k, v in row.items() if k != "stage"}
         self._run.log({f"{row['stage']}/{k}": v for k, v in values.items()})
 
