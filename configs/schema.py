@@ -63,7 +63,7 @@ class StageConfig:
     weight_decay: float | None = option(None, "L2 penalty of the optimizer", ge=0)
     momentum: float | None = option(None, "momentum of SGD", ge=0, lt=1)
     decay: str | None = option(None, "learning-rate curve", choices=("constant", "cosine", "multistep", "cyclic"))
-    bn_batches: int = option(0, "batches to re-estimate BN statistics on at the stage's end", ge=0)
+    bn_batches: int = option(16, "batches to re-estimate BN statistics on, in fp32, after the last epoch", ge=0)
     distill: float = option(0.0, "weight of the distillation loss against the teacher's logits", ge=0, le=1)
 
 

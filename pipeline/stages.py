@@ -131,7 +131,7 @@ def _run_stage(config: DictConfig, run: Trained, stage: Stage, tracker: Tracker,
             ckpt_path=run.folder.mid_stage if resumed else None,
             weights_only=True,
         )
-    if options.bn_batches:
+    if recipe.epochs and options.bn_batches:
         torch.manual_seed(epoch_seed(config.seed, stage.name, recipe.epochs))  # for dropout
         reestimate_batchnorm(run.model, run.data.train_dataloader(), options.bn_batches)
     run.compressor.finish(run.model, stage)
