@@ -1,0 +1,101 @@
+"""Every failure is one line that names what the user typed; only the unexpected ones speak of exceptions."""
+
+import pytest
+from hydra.errors import InstantiationException
+
+from pipeline import build, cli
+from pipeline.cli import one_line
+
+TYPED = {
+    "compressor.prf=0.2": "compressor.prf: no such option (did you mean pfr?)",
+    "zzz=1": "zzz: no such option; known:",
+    "zzz.bar=1": "zzz: no such option; known:",
+    "modle=resnet18": "modle: no such option (did you mean model?)",
+    "model=resnet81": "model=resnet81: no such member of group model (did you mean resnet18?); available: alexnet, ",
+    "experiment=zzz": "experiment=zzz: no such member of group experiment; available: ",
+    "model.options.x=1": "model.options.x: no such option",
+    "compressor.pfr=abc": "compressor.pfr=abc: expected a value of type float",
+    "compressor.pfr='a\nb'": "compressor.pfr=a b: expected a value of type float",
+    "trainer.devices=1.5": "trainer.devices=1.5: expected a value of type integer",
+    "latency.batches=[a]": "latency.batches[0]=a: expected a value of type integer",
+    "compressor.float_layers=3": "compressor.float_layers=3: ",
+    "schedule.pretrain=3": "schedule.pretrain=3: ",
+    "seed=null": "seed=null: ",
+    "~compressor.pfr": "~compressor.pfr: ",
+    "compressor.pfr": "compressor.pfr",
+    "compressor.pfr=[": "input '['",
+    "+model=resnet18": "model appears more than once",
+    "model=resnet18,resnet20": "model=resnet18,resnet20",
+    "compressor.pfr=${nothing}": "Interpolation key 'nothing' not found",
+    "compressor.pfr=1.7": "compressor.pfr=1.7: expected a value in [0, 1)",
+    "compressor.pfr=nan": "compressor.pfr=nan: expected a value in [0, 1)",
+    "compressor.beta=inf": "compressor.beta=inf: expected a value in [0, inf)",
+    "compressor.form=float": "compressor.form=float: expected a value in fbin | wbin",
+    "schedule.pretrain.epochs=-1": "schedule.pretrain.epochs=-1: expected a value in [0, inf)",
+    "schedule.prune.decay=linear": "schedule.prune.decay=linear: expected a value in constant | cosine",
+    "latency.threads=[1,0]": "latency.threads=0: expected a value in [1, inf)",
+    "seed=-1": "seed=-1: expected a value in [0, inf)",
+    "trainer.accelerator=tpu": "trainer.accelerator=tpu: expected a value in auto | cpu | gpu",
+}
+
+
+@pytest.mark.parametrize("override", TYPED)
+def test_what_was_typed_wrong_is_named_in_one_line(override, configuration):
+    with pytest.raises(Exception) as caught:
+        build.validate(configuration(override))
+    line = one_line(caught.value)
+    assert TYPED[override] in line
+    assert "\n" not in line and not line.startswith((":", " ")) and "Traceback" not in line
+    assert "HYDRA_FULL_ERROR" not in line and "Exception" not in line
+
+
+def test_input_errors_speak_for_themselves():
+    assert one_line(ValueError("a=1: expected\n  2\n")) == "a=1: expected 2"
+    assert one_line(FileNotFoundError("data/x is missing")) == "data/x is missing"
+    assert one_line(OSError(28, "No space left on device", "model.sparsign")).endswith("'model.sparsign'")
+
+
+def test_the_cause_inside_of_hydras_wrapping_is_told():
+    wrapped = InstantiationException("Error in call to target 'compressors.ptq.PTQ':\nfull_key: compressor")
+    wrapped.__cause__ = ValueError("compressor.pfr=2: expected a value in [0, 1)")
+    assert one_line(wrapped) == "compressor.pfr=2: expected a value in [0, 1)"
+
+
+@pytest.mark.parametrize(
+    "error", [RuntimeError("shapes\ndiffer"), KeyError("weight"), AssertionError(), ZeroDivisionError("a\r\nb\n\nc")]
+)
+def test_unexpected_errors_name_their_type_and_the_way_to_the_traceback(error):
+    line = one_line(error)
+    assert line.startswith(f"{type(error).__name__}: ") and "HYDRA_FULL_ERROR=1" in line
+    assert len(line.splitlines()) == 1
+
+
+def test_failing_command_prints_one_line_and_exits_with_one(capsys):
+    @cli.fails_in_one_line
+    def command():
+        raise ValueError("dataset.root=nowhere: holds\nno files")
+
+    with pytest.raises(SystemExit) as caught:
+        command()
+    assert caught.value.code == 1
+    assert capsys.readouterr().err == "error: dataset.root=nowhere: holds no files\n"
+
+
+def test_asked_for_tracebacks_are_given(monkeypatch):
+    def command():
+        raise ValueError("no")
+
+    monkeypatch.setattr(cli, "WANTS_TRACEBACK", True)
+    for run in (cli.fails_in_one_line(command), lambda: cli.run_cli(command)):
+        with pytest.raises(ValueError, match="no"):
+            run()
+
+
+def test_interrupt_and_results_pass_through(capsys):
+    def interrupted():
+        raise KeyboardInterrupt
+
+    with pytest.raises(SystemExit) as caught:
+        cli.fails_in_one_line(interrupted)()
+    assert caught.value.code == 130 and capsys.readouterr().err == ""
+    assert cli.fails_in_one_line(lambda a, b=2: a + b)(1, b=4) == 5
