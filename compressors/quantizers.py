@@ -6,6 +6,9 @@ import torch
 from torch import Tensor
 
 from compressors.transforms import Quantizer
+from models.layers import binarize
+
+JUST_ABOVE_ONE = 1 + torch.finfo(torch.float32).eps
 
 
 class StraightThrough(torch.autograd.Function):
@@ -27,19 +30,28 @@ def straight_through(weight: Tensor, value: Tensor, passes: Tensor | None = None
     return StraightThrough.apply(weight, value, passes)
 
 
-def sign(weight: Tensor) -> Tensor:
-    """+1 where weight >= 0, else -1 (never 0, unlike torch.sign)."""
-    return torch.where(weight >= 0, 1.0, -1.0)
+class ClippedSign(torch.autograd.Function):
+    """y = sign(w), sign(0) = 1; dL/dw = dL/dy * 1[|w| <= 1]. The bounds are closed: clipped weights lie on them."""
+
+    @staticmethod
+    def forward(ctx, weight: Tensor) -> Tensor:  # noqa: ANN001
+        ctx.save_for_backward(weight)
+        return binarize(weight)
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> Tensor:  # noqa: ANN001
+        (weight,) = ctx.saved_tensors
+        return torch.ops.aten.hardtanh_backward(grad, weight, -JUST_ABOVE_ONE, JUST_ABOVE_ONE)
 
 
 class Binary(Quantizer):
     """BNN: q(w) = sign(w); dq/dw = 1[|w| <= 1]. No scale: the next BN's gamma plays it (Courbariaux et al., 2016)."""
 
     def encode(self, weight: Tensor) -> tuple[Tensor, Tensor]:
-        return sign(weight), torch.ones((), device=weight.device)
+        return binarize(weight), torch.ones((), device=weight.device)
 
     def transform(self, weight: Tensor) -> Tensor:
-        return straight_through(weight, sign(weight), weight.abs() <= 1)
+        return ClippedSign.apply(weight)
 
 
 class ScaledBinary(Quantizer):
@@ -56,7 +68,7 @@ class ScaledBinary(Quantizer):
         return (flat.abs().sum(dim=1) / count).view(-1, *[1] * (weight.dim() - 1))
 
     def encode(self, weight: Tensor) -> tuple[Tensor, Tensor]:
-        return sign(weight), self._alpha(weight)
+        return binarize(weight), self._alpha(weight)
 
     def transform(self, weight: Tensor) -> Tensor:
-        return self._alpha(weight) * straight_through(weight, sign(weight), weight.abs() <= 1)
+        return self._alpha(weight) * ClippedSign.apply(weight)

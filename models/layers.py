@@ -14,13 +14,13 @@ class _SignHardtanh(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
-        ctx.save_for_backward(x.abs() < 1)
+        ctx.save_for_backward(x)
         return binarize(x)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Tensor:
-        (inside,) = ctx.saved_tensors
-        return grad * inside
+        (x,) = ctx.saved_tensors
+        return torch.ops.aten.hardtanh_backward(grad, x, -1, 1)
 
 
 class _SignApprox(torch.autograd.Function):
@@ -34,12 +34,12 @@ class _SignApprox(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Tensor:
         (x,) = ctx.saved_tensors
-        return grad * (2 - 2 * x.abs()).clamp_(min=0)
+        return torch.rsub(x.abs(), 2, alpha=2).clamp_(min=0).mul_(grad)
 
 
 def binarize(x: Tensor) -> Tensor:
     """+1 where x >= 0, else -1, in x's shape and dtype. Zero counts as positive, unlike in `torch.sign`."""
-    return (x >= 0).to(x.dtype).mul_(2).sub_(1)
+    return torch.copysign(torch.ones((), dtype=x.dtype, device=x.device), x + 0.0)  # + 0.0 makes -0.0 positive
 
 
 class Sign(nn.Module):

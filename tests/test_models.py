@@ -260,5 +260,6 @@ def test_shipped_configs_build_their_network(path):
     assert config.pop("name") == path.stem
     assert config.pop("pretrained") is None
     with torch.device("meta"):
-        model = instantiate(config, **config.pop("options"))
+        options = {name: value for name, value in config.pop("options").items() if value is not None}
+        model = instantiate(config, **options)
         assert model(torch.zeros(2, 3, 64, 64)).shape == (2, 6)
