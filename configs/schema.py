@@ -76,6 +76,7 @@ class ScheduleConfig:
     prune: StageConfig = field(default_factory=StageConfig)
     quantize: StageConfig = field(default_factory=StageConfig)
     finetune: StageConfig = field(default_factory=StageConfig)
+    max_batches: int | None = option(None, "train on at most that many batches an epoch", ge=1)
     temperature: float = option(4.0, "softmax temperature of distillation", gt=0)
     teacher: str | None = option(None, "float weights of the teacher; null = this run's own pretrain stage")
 
@@ -93,7 +94,6 @@ class TrainerConfig:
     deterministic: bool = option(True, "only deterministic operations")
     threads: int | None = option(None, "CPU threads; null = torch's default", ge=1)
     progress: bool = option(True, "live progress bar per stage")
-    max_batches: int | None = option(None, "train on at most that many batches an epoch (for quick looks)", ge=1)
 
 
 @dataclass

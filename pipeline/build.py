@@ -103,7 +103,7 @@ def trainer(config: DictConfig, epochs: int, callbacks: list[pl.Callback]) -> pl
         precision="bf16-mixed" if uses_bf16(config) else "32-true",
         deterministic=t.deterministic,
         max_epochs=epochs,
-        limit_train_batches=t.max_batches,
+        limit_train_batches=config.schedule.max_batches,
         callbacks=callbacks,
         plugins=[AtomicCheckpointIO()],
         logger=False,

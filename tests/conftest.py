@@ -18,7 +18,7 @@ register_resolvers()
 TINY_DATA = [
     "dataset._target_=tests.tiny.TinyImages", "dataset.channels=3", "dataset.mean=[0.5,0.5,0.5]",
     "dataset.std=[0.5,0.5,0.5]", "dataset.num_classes=10", "dataset.batch_size=16", "dataset.val_fraction=0",
-    "dataset.augment=false", "dataset.limit=null", "trainer.max_batches=1", "trainer.precision=fp32",
+    "dataset.augment=false", "dataset.limit=null", "schedule.max_batches=1", "trainer.precision=fp32",
     "latency.seconds=0", "trainer.progress=false",
 ]  # fmt: skip
 
