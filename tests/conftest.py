@@ -24,6 +24,12 @@ TINY_DATA = [
 
 
 @pytest.fixture
+def plain_page(monkeypatch):
+    """Leaves the pictures of report.html out: they are tested on their own and cost seconds a run."""
+    monkeypatch.setattr("evaluation.report.render", lambda *_: "")
+
+
+@pytest.fixture
 def configuration():
     """Composes the training config from overrides, as the command line does."""
 

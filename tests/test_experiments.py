@@ -1,12 +1,13 @@
 """Every shipped experiment goes through all its stages on a few images, and says in its header what it reproduces."""
 
+import re
 from pathlib import Path
 
 import pytest
 
 import train
 from tests.conftest import TINY_DATA
-from tests.test_matrix import ONE_EPOCH
+from tests.test_matrix import ONE_EPOCH, size_of
 
 FOLDER = Path(__file__).parent.parent / "configs" / "experiment"
 EXPERIMENTS = sorted(path.stem for path in FOLDER.glob("*.yaml"))
@@ -25,10 +26,11 @@ def test_header_names_target_command_and_what_was_measured(name):
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
-def test_experiment_runs_and_packs(name, configuration, tmp_path):
-    config = configuration(
-        f"experiment={name}", *TINY_DATA, *ONE_EPOCH, "dataset.image_size=32", "model.pretrained=null"
-    )
+def test_experiment_runs_and_packs(name, configuration, tmp_path, plain_page):
+    model = re.search(r"override /model: (\w+)", (FOLDER / f"{name}.yaml").read_text())[1]
+    size = f"dataset.image_size={size_of(model)}"
+    one_rho = ["compressor.rhos=[0.1]"] if name.startswith("admm") else []  # ten stages more do the same again
+    config = configuration(f"experiment={name}", *TINY_DATA, *ONE_EPOCH, *one_rho, size, "model.pretrained=null")
     report = train.run(config, tmp_path / "run")
     assert report["reload"]["identical_predictions"] is True
     assert report["size"]["packed_bytes"] < report["size"]["float_bytes"]
