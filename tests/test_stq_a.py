@@ -1,5 +1,6 @@
 """STQ-A: which filters go, that they are gone for good, and the paper's speed-up arithmetic."""
 
+import math
 from itertools import pairwise
 
 import pytest
@@ -7,7 +8,7 @@ import torch
 from torch import nn
 
 from compressors.base import Stage
-from compressors.stq_a import STQA, choose_filters
+from compressors.stq_a import STQA, choose_filters, separation
 from compressors.transforms import encode_layer
 from evaluation.theory import BINARY, SCALED
 from kernels.engine import load_engine
@@ -141,6 +142,14 @@ def test_penalty_drives_some_scales_to_zero_and_leaves_others():
         spread[beta] = (pooled < 0.1).float().mean().item(), pooled.max().item()
     assert spread[2e-2][0] > 0.05 > spread[0.0][0]
     assert spread[2e-2][1] > 0.5
+
+
+def test_separation_is_known_for_known_spreads():
+    grid = (torch.arange(100_000) + 0.5) / 100_000
+    assert separation(torch.erfinv(2 * grid - 1)) == pytest.approx(2 / math.pi, abs=1e-3)
+    assert separation(grid[torch.randperm(100_000)]) == pytest.approx(0.75, abs=1e-3)
+    assert separation(torch.tensor([0.1] * 30 + [0.9] * 70)) == pytest.approx(1.0)
+    assert separation(torch.ones(5)) == 0.0
 
 
 @pytest.mark.parametrize(
