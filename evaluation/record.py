@@ -67,6 +67,15 @@ def ledger_row(report: dict[str, Any], timing: dict[str, float], schedule: str, 
     return row
 
 
+def last_numbers(metrics: list[dict[str, Any]]) -> dict[str, dict[str, float]]:
+    """stage -> {metric: what was logged last in it}, numbers only, six significant digits."""
+    stages: dict[str, dict[str, float]] = {}
+    for line in metrics:
+        numbers = {k: float(f"{v:.6g}") for k, v in line.items() if type(v) in (int, float) and math.isfinite(v)}
+        stages.setdefault(line["stage"], {}).update(numbers)
+    return stages
+
+
 def read_run(folder: Path) -> tuple[dict[str, Any], dict[str, float], str]:
     """(report, seconds by stage, schedule's name) of a run folder. Raises FileNotFoundError or ValueError, one line."""
     report = read_report(folder / "report.json")
@@ -101,7 +110,8 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--plots", type=Path, help="folder to keep the run's training curves and heat maps in, as SVG")
     options = parser.parse_args(arguments)
     try:
-        row = ledger_row(*read_run(options.run), options.command) | {"target": options.target}
+        row = {"run": options.run.resolve().name} | ledger_row(*read_run(options.run), options.command)
+        row |= {"target": options.target, "stages": last_numbers(curves.read_metrics(options.run / "metrics.jsonl"))}
         for name in ("hardware", "note"):
             if getattr(options, name):
                 row[name] = getattr(options, name)

@@ -2,6 +2,7 @@
 
 | key           | type             | meaning                                                                   |
 |---------------|------------------|---------------------------------------------------------------------------|
+| run           | str              | name of the run, unique in the ledger; its plots are `plots/<run>_*.svg`  |
 | date          | str              | day the run finished, YYYY-MM-DD                                          |
 | command       | str              | the exact command                                                         |
 | seed          | int              |                                                                           |
@@ -19,7 +20,8 @@
 | ratio         | number           | fp32 bytes of the uncut network / packed_bytes                            |
 | target        | str or null      | id in `targets.yaml`                                                      |
 
-Any other metric of `papers.targets.METRICS` may be added as a number, and a `note` as a string.
+Any other metric of `papers.targets.METRICS` may be added as a number, a `note` as a string, and `stages`: stage ->
+{metric: number} with what training logged last in each stage (accuracies there are fractions).
 """
 
 from __future__ import annotations
@@ -38,6 +40,7 @@ LEDGER = Path(__file__).with_name("ledger.jsonl")
 
 NUMBER = (int, float)
 REQUIRED: dict[str, tuple[type, ...]] = {
+    "run": (str,),
     "date": (str,),
     "command": (str,),
     "seed": (int,),
@@ -55,7 +58,11 @@ REQUIRED: dict[str, tuple[type, ...]] = {
     "ratio": NUMBER,
     "target": (str, type(None)),
 }
-OPTIONAL: dict[str, tuple[type, ...]] = {"note": (str,), **{m: NUMBER for m in METRICS if m not in REQUIRED}}
+OPTIONAL: dict[str, tuple[type, ...]] = {
+    "note": (str,),
+    "stages": (dict,),
+    **{m: NUMBER for m in METRICS if m not in REQUIRED},
+}
 Row = dict[str, Any]
 
 
@@ -95,6 +102,8 @@ def load_ledger(path: Path = LEDGER) -> list[Row]:
         if not isinstance(row, dict):
             raise ValueError(f"{where}: expected a JSON object, found {type(row).__name__}")
         validate(row, where)
+        if row["run"] in (other["run"] for other in rows):
+            raise ValueError(f"{where}: run={row['run']}: used twice")
         rows.append(row)
     return rows
 
@@ -102,6 +111,8 @@ def load_ledger(path: Path = LEDGER) -> list[Row]:
 def append(row: Row, path: Path = LEDGER) -> None:
     """Adds one validated row; the file is replaced in one rename, so a reader never sees half a line."""
     validate(row, "ledger row")
+    if path.exists() and row["run"] in (other["run"] for other in load_ledger(path)):
+        raise ValueError(f"ledger row: run={row['run']}: used already in {path.name}")
     before = path.read_text(encoding="utf-8") if path.exists() else ""
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
     try:

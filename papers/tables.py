@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from papers.acceptance import Claim, judge, load_claims
 from papers.ledger import Row, load_ledger
 from papers.targets import METRICS, Target, load_targets
 
@@ -17,6 +18,12 @@ by the code its authors released, *lab code* comes from the authors' lab code or
 one of the two. Measured accuracies are those of the packed file, sizes are bytes on disk. A difference is measured
 minus target.
 """
+
+
+ACCEPTANCE = (
+    "From `papers/acceptance.yaml`. A run's number is looked up in the ledger, as the run's own or as what was logged"
+    " last in one of its stages; `yes` and `no` are computed."
+)
 
 
 def measured(row: Row, metric: str) -> float | None:
@@ -81,10 +88,20 @@ def _paper_section(title: str, targets: list[Target], runs: list[tuple[int, Row]
     return [f"## {title}", "", *_table(head, rows), ""]
 
 
+def _acceptance_section(claims: list[Claim], ledger: list[Row]) -> list[str]:
+    rows = []
+    for claim in claims:
+        tests = "; ".join(f"`{test}`" for test in claim.tests)
+        runs = "; ".join(judge(comparison, ledger) for comparison in claim.runs)
+        rows.append(_cells(claim.method, claim.claim, tests, runs))
+    table = _table(["Method", "A faithful implementation shows", "Tests", "Runs"], rows)
+    return ["## What a faithful implementation shows", "", ACCEPTANCE, "", *table, ""]
+
+
 def _run_line(n: int, row: Row) -> str:
     before = "" if row["top1_before"] is None else number(row["top1_before"], "top1")
     pfr = "" if row["pfr"] is None else number(row["pfr"], "pfr")
-    what = (row["compressor"], row["model"], row["dataset"])
+    what = (row["run"], row["compressor"], row["model"], row["dataset"])
     numbers = (before, number(row["top1"], "top1"), pfr, f"{row['packed_bytes']:,}", f"{row['ratio']:.1f}")
     how = (row["schedule"], row["seed"], row["hardware"], f"{row['wall_clock_s']:,.0f}", row["date"])
     return _cells(n, *what, *numbers, *how, f"`{row['command']}`", row.get("note", ""))
@@ -93,6 +110,7 @@ def _run_line(n: int, row: Row) -> str:
 def _runs_section(title: str, text: str, runs: list[tuple[int, Row]]) -> list[str]:
     head = [
         "Run",
+        "Name",
         "Method",
         "Model",
         "Data",
@@ -108,12 +126,13 @@ def _runs_section(title: str, text: str, runs: list[tuple[int, Row]]) -> list[st
     return [f"## {title}", "", text, "", *lines, ""]
 
 
-def render(papers: dict[str, str], targets: dict[str, Target], ledger: list[Row]) -> str:
-    """RESULTS.md as text: a section per paper, then the runs behind its numbers, then runs without a target."""
+def render(papers: dict[str, str], targets: dict[str, Target], ledger: list[Row], claims: list[Claim] = ()) -> str:
+    """RESULTS.md as text: a section per paper, the acceptance list, then the runs with a target and those without."""
     runs = list(enumerate(ledger, start=1))
     lines = [HEAD]
     for paper, title in papers.items():
         lines += _paper_section(title, [t for t in targets.values() if t.paper == paper], runs)
+    lines += _acceptance_section(claims, ledger)
     with_target = [(n, row) for n, row in runs if row["target"] is not None]
     without = [(n, row) for n, row in runs if row["target"] is None]
     lines += _runs_section("Runs behind the tables", "How each measured number above was obtained.", with_target)
@@ -123,7 +142,7 @@ def render(papers: dict[str, str], targets: dict[str, Target], ledger: list[Row]
 
 def main() -> None:
     papers, targets = load_targets()
-    RESULTS.write_text(render(papers, targets, load_ledger()), encoding="utf-8")
+    RESULTS.write_text(render(papers, targets, load_ledger(), load_claims()), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -1,15 +1,18 @@
 """The papers' numbers, the ledger and the tables made of them."""
 
 import json
+from pathlib import Path
 
 import pytest
 
 from papers import tables
+from papers.acceptance import judge, load_claims
 from papers.ledger import append, load_ledger, validate
 from papers.targets import load_targets
 
 PAPERS, TARGETS = load_targets()
 ROW = {
+    "run": "stq_a_nin",
     "date": "2025-03-01",
     "command": "python train.py compressor=stq_a model=nin dataset=cifar10",
     "seed": 0,
@@ -30,7 +33,7 @@ ROW = {
 
 
 def test_results_md_is_up_to_date():
-    assert tables.RESULTS.read_text(encoding="utf-8") == tables.render(PAPERS, TARGETS, load_ledger())
+    assert tables.RESULTS.read_text(encoding="utf-8") == tables.render(PAPERS, TARGETS, load_ledger(), load_claims())
 
 
 @pytest.mark.parametrize("target", [t for t in TARGETS.values() if "speedup_theory" in t.values], ids=lambda t: t.id)
@@ -98,7 +101,16 @@ def test_bad_targets_are_refused_in_one_line(tmp_path, entries, message):
 
 def test_ledger_keeps_what_is_appended(tmp_path):
     path = tmp_path / "ledger.jsonl"
-    second = {**ROW, "top1_before": None, "pfr": None, "target": None, "pruning_rate": 40.0, "note": "short"}
+    second = {
+        **ROW,
+        "run": "other",
+        "stages": {"prune": {"pfr": 0.4}},
+        "top1_before": None,
+        "pfr": None,
+        "target": None,
+        "pruning_rate": 40.0,
+        "note": "short",
+    }
     append(ROW, path)
     append(second, path)
     assert load_ledger(path) == [ROW, second]
@@ -122,8 +134,18 @@ def test_bad_ledger_rows_are_refused_and_leave_the_file_as_it_was(tmp_path, chan
     path = tmp_path / "ledger.jsonl"
     append(ROW, path)
     with pytest.raises(ValueError, match=message):
-        append({**ROW, **change}, path)
+        append({**ROW, "run": "other", **change}, path)
     assert load_ledger(path) == [ROW]
+
+
+def test_a_run_is_in_the_ledger_once(tmp_path):
+    path = tmp_path / "ledger.jsonl"
+    append(ROW, path)
+    with pytest.raises(ValueError, match="run=stq_a_nin: used already"):
+        append(ROW, path)
+    path.write_text(json.dumps(ROW) + "\n" + json.dumps(ROW) + "\n")
+    with pytest.raises(ValueError, match="line 2: run=stq_a_nin: used twice"):
+        load_ledger(path)
 
 
 def test_missing_keys_and_broken_lines_name_the_line(tmp_path):
@@ -142,7 +164,7 @@ def line_of(text, needle):
 
 
 def test_tables_set_measured_beside_reported():
-    free = {**ROW, "model": "resnet20", "target": None}
+    free = {**ROW, "run": "free", "model": "resnet20", "target": None}
     text = tables.render(PAPERS, TARGETS, [free, ROW])
     cells = line_of(text.split("## Runs behind")[0], "| NIN, STQ-A | cifar10, fbin |")
     assert cells[3] == "top-1 before 85.32 %; top-1 82.55 %; PFR 31 %"
@@ -165,3 +187,52 @@ def test_wpc_rate_and_drop_are_derived_from_what_a_run_measured():
     cells = line_of(tables.render(PAPERS, TARGETS, [row]).split("## Runs behind")[0], "about 21 times")
     assert "top-1 drop 2.95 points" in cells[5]
     assert "16 / (density (1 - s_min)) 21 x" in cells[5]
+
+
+LEDGER = [
+    {"run": "plain", "top1": 84.6, "stages": {"prune": {"cosine": 0.96}}},
+    {"run": "refined", "top1": 84.3, "stages": {"prune": {"cosine": 0.96}, "quantize": {"cosine": 0.98}}},
+]
+
+
+@pytest.mark.parametrize(
+    ("comparison", "said"),
+    [
+        (
+            "refined prune cosine < refined quantize cosine",
+            "refined prune cosine 0.96 < refined quantize cosine 0.98: yes",
+        ),
+        ("refined top1 >= plain top1", "refined top1 84.3 >= plain top1 84.6: **no**"),
+        ("plain prune cosine > 0.9", "plain prune cosine 0.96 > 0.9: yes"),
+        ("plain prune cosine <= 1e-2", "plain prune cosine 0.96 <= 1e-2: **no**"),
+    ],
+)
+def test_claims_are_judged_by_the_ledger(comparison, said):
+    assert judge(comparison, LEDGER) == said
+
+
+@pytest.mark.parametrize(
+    ("comparison", "message"),
+    [
+        ("lost top1 > 1", "the ledger has no run lost"),
+        ("plain quantize cosine > 1", "run plain has no such number"),
+        ("plain top1", "expected one of"),
+    ],
+)
+def test_a_claim_without_a_number_is_one_clear_line(comparison, message):
+    with pytest.raises(ValueError, match=message) as error:
+        judge(comparison, LEDGER)
+    assert "\n" not in str(error.value)
+
+
+def test_every_claim_names_tests_that_exist_or_runs_of_the_ledger():
+    for claim in load_claims():
+        assert claim.tests or claim.runs, claim.claim
+        for test in claim.tests:
+            file, name = test.split("::")
+            assert f"def {name}(" in (Path(__file__).parent / file).read_text(encoding="utf-8"), test
+
+
+def test_every_run_of_the_ledger_has_its_curves():
+    plots = {path.name.removesuffix("_curves.svg") for path in tables.RESULTS.parent.glob("papers/plots/*_curves.svg")}
+    assert plots == {row["run"] for row in load_ledger()}
