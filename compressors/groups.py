@@ -5,7 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-PENALTIES = ("clip", "lasso", "rank")
+PENALTIES = ("clip", "lasso", "rank", "mix")
+PROCESSING_ELEMENTS = 16
+"""Ranks are counted in multiples of them (lab code)."""
+MIX_RANK = 0.35
 
 
 def group_channels(channels: int, g: int) -> int:
@@ -24,31 +27,38 @@ def group_norms(weight: Tensor, g: int, eps: float = 1e-12) -> Tensor:
     return (grouped(weight, g).square().sum(dim=2) + eps).sqrt()
 
 
-def clip_threshold(norms: Tensor, ratio: float) -> Tensor:
+def clip_threshold(norms: Tensor, ratio: float, detach: bool) -> Tensor:
     """delta = a mean n, recomputed at every step: the self-adapting threshold of weight penalty clipping (lab code)."""
-    return ratio * norms.mean()
+    delta = ratio * norms.mean()
+    return delta.detach() if detach else delta
 
 
-def rank_threshold(norms: Tensor, ratio: float, multiple: int) -> Tensor:
+def rank_threshold(norms: Tensor, ratio: float) -> Tensor:
     """The largest of the floor(a G) smallest norms, the count rounded down to a multiple of the PEs (lab code).
 
-    Layers with too few groups for one multiple keep the unrounded count, at least one group (our choice).
+    Layers with too few groups for one multiple keep the unrounded count, at least one group. A constant: its gradient
+    would pull the one group of that rank for all the larger ones (both our choice).
     """
     count = int(ratio * norms.numel())
-    count = count - count % multiple or max(count, 1)
-    return norms.flatten().kthvalue(count).values
+    count = count - count % PROCESSING_ELEMENTS or max(count, 1)
+    return norms.detach().flatten().kthvalue(count).values
 
 
-def group_penalty(norms: Tensor, kind: str, ratio: float, detach: bool, multiple: int = 16) -> Tensor:
-    """sum_i min(n_i, delta) with delta from `clip_threshold` or `rank_threshold`; `lasso` is sum_i n_i.
+def group_penalty(norms: Tensor, kind: str, ratio: float, detach: bool) -> Tensor:
+    """sum_i min(n_i, delta): 0-dim, no factor for the group's size (lab code).
 
-    Gradient by n_i, with H groups at or above delta out of G: 1[n_i < delta], plus a H / G for `clip` when delta is not
-    detached (inferred from the lab code). 0-dim; no factor for the group's size (lab code).
+        clip: delta = a mean n      rank: the a-quantile of n      mix: the smaller of a mean n and the 35 % quantile
+        lasso: no delta
+
+    Gradient by n_i, with H groups at or above delta out of G: 1[n_i < delta], plus a H / G where delta is a mean n and
+    not detached (inferred from the lab code).
     """
     if kind == "lasso":
         return norms.sum()
-    delta = clip_threshold(norms, ratio) if kind == "clip" else rank_threshold(norms, ratio, multiple)
-    return torch.where(norms < delta, norms, delta.detach() if detach else delta).sum()
+    delta = rank_threshold(norms, ratio) if kind == "rank" else clip_threshold(norms, ratio, detach)
+    if kind == "mix":
+        delta = torch.minimum(delta, rank_threshold(norms, MIX_RANK))
+    return torch.where(norms < delta, norms, delta).sum()
 
 
 def group_density(codes: list[Tensor], g: int) -> float:

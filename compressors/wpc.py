@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -27,14 +28,16 @@ class WPC(Compressor):
     n_i = ||W_i|| over one filter x g input channels x kernel. There is no mask: the penalty pushes a group under the
     ternary threshold and the ternariser makes its zeros exact. A plain lasso also shrinks the large groups, hence
     max|W|, hence Delta itself; the clip leaves them alone (inferred). Training is joint, from a float network; the
-    sequential orders are the ablations (inferred).
+    sequential orders are the ablations (inferred). TGA's Delta and W move in one step (our choice; the lab's code moves
+    Delta first and runs forward again).
     """
 
     form: str = option("float", "network form; WPC leaves activations alone", choices=("float",))
     group: int = option(16, "input channels per group g; a layer takes its largest divisor up to it", ge=1)
     penalty_kind: str = option(
-        "clip", "clip: min(n, a mean n), lasso: n, rank: min(n, a-quantile)", choices=groups.PENALTIES
+        "clip", "clip: min(n, a mean n), lasso: n, rank: min(n, a-quantile), mix", choices=groups.PENALTIES
     )
+    unpenalised: list[str] = option([], "ternary layers without penalty: regular expressions on layer names")
     lambda_: float = option(2e-3, "weight of the penalty", ge=0)
     clip_ratio: float = option(0.7, "a: threshold relative to the mean norm, or quantile for rank", gt=0, le=1)
     detach_threshold: bool = option(False, "treat the clipping threshold as a constant (the lab's code does not)")
@@ -74,6 +77,8 @@ class WPC(Compressor):
         return Recipe(epochs=50, **adam, decay="multistep", milestones=milestones, gamma=(0.2, 0.2, 0.5))
 
     def prepare(self, model: nn.Module, example: Tensor) -> None:
+        if not any(self._penalised(name) for name in self.layers(model)):
+            raise ValueError(f"compressor.unpenalised={self.unpenalised}: leaves no layer of the model to penalise")
         for layer in self.layers(model).values():
             tga = self.ternariser == "tga"
             ternary = TGATernary(active=False) if tga else FixedTernary(self.threshold, active=False)
@@ -107,13 +112,13 @@ class WPC(Compressor):
     def penalty(self, model: nn.Module, stage: Stage) -> Tensor | None:
         if stage.kind != ("quantize" if self.order == "joint" else "prune") or self.lambda_ == 0:
             return None
-        terms = []
-        for _, layer in transformed(model):
-            norms = groups.group_norms(latent(layer), self.group)
-            terms.append(
-                groups.group_penalty(norms, self.penalty_kind, self.clip_ratio, self.detach_threshold, self.group)
-            )
+        weights = [latent(layer) for name, layer in transformed(model) if self._penalised(name)]
+        norms = [groups.group_norms(w, self.group) for w in weights]
+        terms = [groups.group_penalty(n, self.penalty_kind, self.clip_ratio, self.detach_threshold) for n in norms]
         return self.lambda_ * torch.stack(terms).sum()
+
+    def _penalised(self, name: str) -> bool:
+        return not any(re.search(pattern, name) for pattern in self.unpenalised)
 
     def before_step(self, model: nn.Module, stage: Stage) -> None:
         """Gradients of tga's thresholds are clamped to +-1e-3 (lab code)."""
@@ -144,7 +149,10 @@ class WPC(Compressor):
 
     @torch.no_grad()
     def metrics(self, model: nn.Module) -> dict[str, float | list[float]]:
-        """Densities and the compression rate of T(W), which the layers hold or would hold; health of the weights."""
+        """Densities and the compression rate of T(W), which the layers hold or would hold; health of the weights.
+
+        Over all ternary layers (our choice: the lab's count leaves downsample convs out).
+        """
         weights = [latent(layer) for _, layer in transformed(model)]
         codes = [
             find(layer, Quantizer).encode(latent(layer))[0] * find(layer, Mask).mask for _, layer in transformed(model)

@@ -17,6 +17,9 @@ from compressors.base import Stage
 from compressors.threshold_ternary import FixedTernary, TGATernary
 from compressors.transforms import Mask, Quantizer, attach, encode_layer, find, latent, scaled, transformed
 from compressors.wpc import WPC
+from evaluation.structure import pruned_ratio
+from models.resnet import resnet18
+from packing.trace import to_packed
 
 
 def make_model():
@@ -93,13 +96,28 @@ def test_clip_value_and_lasso_value():
 @pytest.mark.parametrize("count, expected", [(100, 64), (20, 14), (1, 1)])  # 0.7 G: 70 -> 64 (16 PEs), 14, at least one
 def test_rank_threshold_rounds_down_to_the_processing_elements(count, expected):
     norms = torch.rand(count)
-    assert groups.rank_threshold(norms, 0.7, 16) == norms.sort().values[expected - 1]
+    assert groups.rank_threshold(norms, 0.7) == norms.sort().values[expected - 1]
 
 
-def test_rank_penalty_only_pulls_below_the_quantile():
+@pytest.mark.parametrize("detach", [True, False])
+def test_rank_penalty_only_pulls_below_the_quantile(detach):
     norms = torch.arange(1.0, 11.0, requires_grad=True)
-    groups.group_penalty(norms, "rank", 0.5, True, multiple=1).backward()
+    groups.group_penalty(norms, "rank", 0.5, detach).backward()
     assert norms.grad.tolist() == [1, 1, 1, 1, 0, 0, 0, 0, 0, 0]
+
+
+def test_mix_takes_the_smaller_of_mean_and_rank():
+    # mean 5.5; 35 % rank of 10 norms: the third
+    norms = torch.arange(1.0, 11.0, requires_grad=True)
+    value = groups.group_penalty(norms, "mix", 0.7, False)  # delta = min(3.85, 3): constant
+    value.backward()
+    assert value.item() == 1 + 2 + 8 * 3
+    assert norms.grad.tolist() == [1, 1, 0, 0, 0, 0, 0, 0, 0, 0]
+    norms.grad = None
+    value = groups.group_penalty(norms, "mix", 0.4, False)  # delta = min(2.2, 3) = a mean n, with its gradient a H / G
+    value.backward()
+    assert value.item() == pytest.approx(1 + 2 + 8 * 2.2)
+    assert norms.grad.tolist() == pytest.approx([1.32, 1.32] + [0.32] * 8)
 
 
 def test_fixed_ternary_matches_numpy_and_passes_gradients_inside_one():
@@ -242,6 +260,38 @@ def test_penalty_counts_compressed_layers_only():
         w = latent(model[index]).detach().double()
         expected += w.view(w.shape[0], -1, width * w[0, 0].numel()).norm(dim=2).sum().item()
     assert compressor.penalty(model, Stage("quantize")).item() == pytest.approx(0.5 * expected, rel=1e-5)
+
+
+def test_an_unpenalised_layer_is_ternary_but_not_pulled():
+    model, compressor = prepared(penalty_kind="lasso", unpenalised=["^7$"])
+    compressor.start(model, Stage("quantize"))
+    compressor.penalty(model, Stage("quantize")).backward()
+    assert latent(model[3]).grad.any() and latent(model[7]).grad is None
+    assert encode_layer(model[7]) is not None
+    with pytest.raises(ValueError, match=r"compressor.unpenalised=\['.'\]: leaves no layer"):
+        prepared(unpenalised=["."])
+
+
+def test_the_report_counts_groups_and_filters_as_training_does():
+    model, compressor = prepared()  # 12 x 2 and 10 x 3 groups of four channels, 22 filters
+    latent(model[3]).data[2] = 0
+    latent(model[3]).data[5, 4:] = 0
+    compressor.start(model, Stage("quantize"))
+    packed, metrics = to_packed(model.eval(), encode_layer, (1, 8, 8)), compressor.metrics(model)
+    pruned = pruned_ratio(packed, compressor.PFR_UNIT, compressor.group)
+    assert 1 - pruned == pytest.approx(metrics["group_density"]) == pytest.approx(1 - 3 / 54)
+    assert 1 - pruned_ratio(packed, "filter") == pytest.approx(metrics["filter_density"]) == pytest.approx(1 - 1 / 22)
+
+
+def test_the_labs_alternative_exempts_downsample_and_first_convs_of_resnet18():
+    with torch.device("meta"):
+        model = resnet18(1000, 3, 224, "float")
+        convs = [name for name, m in model.named_modules() if isinstance(m, nn.Conv2d)]
+        compressor = WPC(group=64, unpenalised=["downsample", "layer[234].0.conv1"])
+        compressor.prepare(model, torch.zeros(1, 3, 224, 224))
+        compressor.penalty(model, Stage("quantize")).backward()
+    exempt = [k for k, name in enumerate(convs) if latent(model.get_submodule(name)).grad is None]
+    assert exempt == [0, 5, 7, 10, 12, 15, 17]  # the indices in the lab's code; 0 is float
 
 
 def test_clipping_keeps_large_weights_that_the_naive_lasso_shrinks():
