@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from compressors.admm_steps import COMBINED, numbered, pruning_steps
 from compressors.base import Compressor, Recipe, Stage
 from compressors.duals import Dual, Projection
-from compressors.fixed_levels import FixedLevels
+from compressors.fixed_levels import FixedLevels, Frozen
 from compressors.levels import KINDS, Levels, encode, levels_of, search_interval
 from compressors.projections import STRUCTURES, keep_mask, project
 from compressors.purify import purified, remove_unused_paths, weighted
@@ -51,6 +51,8 @@ class ADMM(Compressor):
     bits: int = option(4, "bits per weight for quantize = bits | interval", ge=1, le=8)
     layer_bits: dict[str, int] = option({}, "layer name -> bits, instead of bits", ge=1, le=8)
     one_sided: bool = option(False, "no level 0 for quantize = bits: a pruned layer has its zeros already")
+    freeze: float = option(0.3, "fraction of the free weights frozen on their levels before a freeze round", gt=0, lt=1)
+    freeze_rounds: int = option(0, "for quantize = interval: finetune rounds until all weights are frozen", ge=0)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -64,6 +66,11 @@ class ADMM(Compressor):
             raise ValueError(
                 "compressor.pfr=0 with quantize=none and no ratios: expected something to prune or quantize"
             )
+        if self.freeze_rounds and self.quantize != "interval":
+            raise ValueError(
+                f"compressor.freeze_rounds={self.freeze_rounds}: expected 0 with quantize={self.quantize} "
+                "(only interval keeps its scale)"
+            )
 
     @property
     def PFR_UNIT(self) -> str:
@@ -73,18 +80,23 @@ class ADMM(Compressor):
     # -- the plan ------------------------------------------------------------------------------------------------------
 
     def stages(self, model: nn.Module) -> list[Stage]:
-        """pretrain; per pruning step: prune at every rho, finetune; then quantize at every rho, finetune."""
+        """pretrain; per pruning step: prune at every rho, finetune; then quantize at every rho, finetune.
+
+        Every freeze round is one more finetune before the last.
+        """
         kinds = ["pretrain"]
         for _ in self.steps:
             kinds += ["prune"] * len(self.rhos) + ["finetune"]
         if self.quantize != "none":
-            kinds += ["quantize"] * len(self.rhos) + ["finetune"]
+            kinds += ["quantize"] * len(self.rhos) + ["finetune"] * (self.freeze_rounds + 1)
         return numbered(kinds)
 
     def recipe(self, stage: Stage) -> Recipe:
         """Lab code (CIFAR-10): SGD 0.1 cosine, then 0.01, restarted at every Z, U update in the ADMM stages.
 
-        Its 160 epochs of ADMM are shared by the rhos, and the finetune of quantized weights is short: our choice.
+        Its 160 epochs of ADMM are shared by the rhos, and the finetune of quantized weights is short: our choice. So is
+        one schedule for both kinds of ADMM (its quantizers multiply rho by 1.2 or 1.5 at every update instead, up to 30
+        or 100), and that all layers are quantized at once (arXiv 1903.09769: the first and last in a second step).
         """
         sgd = {"weight_decay": 1e-4, "nesterov": False}
         if stage.kind == "pretrain":
@@ -107,7 +119,7 @@ class ADMM(Compressor):
             if name in pruned or name in quantized:
                 attach(layer, Dual(shape))
             if name in quantized:
-                attach(layer, FixedLevels(shape))
+                attach(layer, *[Frozen(shape)] * bool(self.freeze_rounds), FixedLevels(shape))
         attach_channel_masks(model)
 
     def start(self, model: nn.Module, stage: Stage) -> None:
@@ -136,15 +148,15 @@ class ADMM(Compressor):
                 find(layer, Dual).update(layer.weight, projection, self.rho_growth)
 
     def finish(self, model: nn.Module, stage: Stage) -> None:
-        if stage.kind not in ("prune", "quantize") or stage.round % len(self.rhos):
+        if stage.kind in ("prune", "quantize") and stage.round % len(self.rhos):
             return
         for _, dual in _active(model):
             dual.active = False
         if stage.kind == "prune":
             self._masked_mapping(model, stage)
-        else:
-            for name, layer in self.layers(model).items():
-                find(layer, FixedLevels).fix(*self._encode(name, layer, layer.weight.detach()))
+        retrained = stage.round - len(self.steps) if stage.kind == "finetune" else 0  # rounds since quantization
+        if stage.kind == "quantize" or 0 < retrained <= self.freeze_rounds:
+            self._snap(model, last=retrained == self.freeze_rounds)
 
     def metrics(self, model: nn.Module) -> dict[str, float | list[float]]:
         active = _active(model)
@@ -209,6 +221,16 @@ class ADMM(Compressor):
         for name, layer in self.layers(model).items():
             interval = search_interval(layer.weight.detach(), find(layer, Mask).mask, self._levels(name))
             find(layer, FixedLevels).scale.data.copy_(interval)
+
+    def _snap(self, model: nn.Module, last: bool) -> None:
+        """Weights on their levels: the nearest before every freeze round, all after the last (ADMM-NN: lab code)."""
+        for name, layer in self.layers(model).items():
+            weight = layer.weight.detach()
+            codes, scale = self._encode(name, layer, weight)
+            if last:
+                find(layer, FixedLevels).fix(codes, scale)
+            else:
+                find(layer, Frozen).freeze(weight, scaled(codes, scale), find(layer, Mask).mask, self.freeze)
 
     def _encode(self, name: str, layer: nn.Module, values: Tensor) -> tuple[Tensor, Tensor]:
         """(codes, scale) of the nearest quantized weight; pruned zeros stay zero."""

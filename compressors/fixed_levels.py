@@ -1,11 +1,12 @@
-"""Weights that stand on their levels for good: stored integer codes, one trainable scale."""
+"""Weights that stand on their levels for good: some of a layer, or all of it (integer codes, one trainable scale)."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
 
-from compressors.transforms import Quantizer, scaled
+from compressors.projections import kept_groups
+from compressors.transforms import Quantizer, WeightTransform, scaled
 
 
 class _OnLevels(torch.autograd.Function):
@@ -44,3 +45,32 @@ class FixedLevels(Quantizer):
 
     def transform(self, weight: Tensor) -> Tensor:
         return _OnLevels.apply(self.scale, self.codes)
+
+
+class Frozen(WeightTransform):
+    """v = value where frozen, else w; dv/dw = 0 where frozen, else 1.
+
+    Whatever moves the latent weight (momentum, weight decay), a frozen one stays on its level.
+    """
+
+    def __init__(self, shape: torch.Size, active: bool = False) -> None:
+        super().__init__(active)
+        self.register_buffer("frozen", torch.zeros(shape, dtype=torch.bool))
+        self.register_buffer("value", torch.zeros(shape))
+
+    @torch.no_grad()
+    def freeze(self, weight: Tensor, nearest: Tensor, kept: Tensor, fraction: float) -> None:
+        """Freezes the `fraction` of the free weights that are closest to their nearest level (ADMM-NN: lab code).
+
+        The lab code takes 30 % of the weights at every level; here 30 % of the layer's, as most levels of a strongly
+        pruned layer hold one weight or none (our choice). Pruned weights (`kept` = 0) are frozen as well, at zero.
+        """
+        free = kept.bool() & ~self.frozen
+        distance = (weight - nearest).abs().masked_fill(~free, -1)
+        farthest = distance.flatten().topk(kept_groups(int(free.sum()), fraction)).indices
+        self.frozen.fill_(True).view(-1)[farthest] = False
+        self.value.copy_(nearest)
+        self.active = True
+
+    def transform(self, weight: Tensor) -> Tensor:
+        return torch.where(self.frozen, self.value, weight)

@@ -82,6 +82,8 @@ def test_stages_spell_out_the_method():
     assert plan() == ["pretrain", "prune", "prune-2", "finetune", "quantize", "quantize-2", "finetune-2"]
     assert plan(pfr=0.0) == ["pretrain", "quantize", "quantize-2", "finetune"]
     two_steps = ["pretrain", "prune", "prune-2", "finetune", "prune-3", "prune-4", "finetune-2"]
+    gradual = plan(quantize="interval", freeze_rounds=2)
+    assert gradual == [*plan(quantize="interval"), "finetune-3", "finetune-4"]
     assert plan(quantize="none", rounds=2) == two_steps
     assert plan(quantize="none", structure="column_then_filter") == two_steps
 
@@ -104,6 +106,7 @@ def test_progressive_and_combined_steps_meet_at_the_final_ratio():
         ({"rhos": []}, "compressor.rhos"),
         ({"pfr": 0.0, "quantize": "none"}, "compressor.pfr=0"),
         ({"quantize": "bits", "bits": 1}, "bits=1"),
+        ({"freeze_rounds": 2}, "compressor.freeze_rounds=2: expected 0 with quantize=ternary"),
         ({"ratios": {"conv1x": 0.5}}, r"compressor.ratios.conv1x=0.5: .* \(did you mean conv1"),
         ({"layer_bits": {"stem": 3}}, "compressor.layer_bits.stem=3: the model has no such layer"),
     ],
@@ -408,13 +411,13 @@ def train(admm, model, stage, optimizer, data, first, last, epochs):
         admm.after_step(model, stage)
 
 
-@pytest.mark.parametrize("cut", ["prune", "prune-2", "finetune", "quantize", "quantize-2", "finetune-2"])
+@pytest.mark.parametrize("cut", ["prune", "prune-2", "finetune", "quantize", "quantize-2", "finetune-2", "finetune-3"])
 def test_a_run_resumed_in_mid_stage_ends_with_the_same_bits(data, cut):
     def sgd(admm, model, stage):
         return torch.optim.SGD(admm.parameters(model, stage), lr=0.01, momentum=0.9)
 
     def fresh():
-        admm = ADMM(pfr=0.5, quantize="interval", bits=3, rhos=[1e-2, 1.0], rho_growth=1.2)
+        admm = ADMM(pfr=0.5, quantize="interval", bits=3, rhos=[1e-2, 1.0], rho_growth=1.2, freeze_rounds=1)
         torch.manual_seed(1)
         model = Residual()
         admm.prepare(model, EXAMPLE)
