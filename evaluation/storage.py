@@ -24,9 +24,10 @@ def layer_storage(layer: LayerCodes) -> dict[str, Any]:
     """Bits of one layer stored dense, cut, and irregular.
 
     value_bits: b, bits of one code (32 for floats); dense_bits: all weights of the uncut layer at b; structured_bits:
-    the kept rows and columns at b, no index; irregular_bits: nonzeros and fillers at b + index_bits, the best width of
-    the relative index; csr_bits; per_weight_bits: the cheaper of the two per nonzero, None without nonzeros;
-    best: which of the three is least.
+    the kept rows and columns at b, no index (or, where that is less, without empty columns of the im2col matrix, a flag
+    bit for each column); irregular_bits: nonzeros and fillers at b + index_bits, the best width of the relative index;
+    csr_bits; per_weight_bits: the cheaper of the two per nonzero, None without nonzeros; best: which of the three is
+    least. A filler gets no code of its own, which favours irregular.
     """
     weight = layer.weight()
     nonzero = weight != 0
@@ -34,11 +35,15 @@ def layer_storage(layer: LayerCodes) -> dict[str, Any]:
     levels = None if layer.codes is None else np.unique(layer.codes)
     value_bits = FLOAT_BITS if levels is None else bits_per_symbol(len(levels))
     sparse_bits = FLOAT_BITS if levels is None else bits_per_symbol(max(1, int((levels != 0).sum())))
-    irregular = irregular_index_bits(nonzero.reshape(len(nonzero), -1), sparse_bits)
+    matrix = nonzero.reshape(len(nonzero), -1)
+    irregular = irregular_index_bits(matrix, sparse_bits)
+    columns = matrix.any(axis=0)
+    filled = None if levels is None else layer.dense_codes().reshape(matrix.shape)[:, columns]
+    filled_bits = FLOAT_BITS if levels is None else bits_per_symbol(len(np.unique(filled)))
     nonzeros = int(nonzero.sum())
     kinds = {
         "dense": int(np.prod(layer.full_shape)) * value_bits,
-        "structured": weight.size * value_bits,
+        "structured": min(weight.size * value_bits, len(matrix) * int(columns.sum()) * filled_bits + columns.size),
         "irregular": min(irregular.relative, irregular.csr),
     }
     return {
