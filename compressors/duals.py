@@ -17,6 +17,10 @@ class Dual(WeightTransform):
 
     Buffers: Z [weight's shape], the nearest member of S so far; U, the scaled dual; rho; `moved` = ||Z_new - Z_old||.
     U is not rescaled when rho grows, as in the authors' code (strict scaled ADMM would).
+
+    Once an interval solves the W-step, U is -grad loss / rho where Z is zero. An interval too short for its rho
+    (rho * sum of lr / (1 - momentum) << 1) hardly moves W: U winds up and Z's support changes at every update; a gap
+    around 1 shows it.
     """
 
     def __init__(self, shape: torch.Size, active: bool = False) -> None:

@@ -60,8 +60,8 @@ def alternate(values: Tensor, kept: Tensor, levels: Levels, iterations: int = 50
     """(codes, alpha) of a local minimum of ||V - alpha Q||^2 over the kept positions; codes elsewhere are 0.
 
     Alternates Q = nearest codes and alpha = <V, Q> / <Q, Q>; neither step increases the error. Starts from mean |V|
-    divided by half the largest level (lab code, there with 5 or 6 rounds; here until Q stays: our choice). With levels
-    {-1, 1} the first round is the optimum: sign(V) and mean |V|.
+    divided by half the largest level (lab code, there mean |W| and 5 or 6 rounds; here until Q stays: our choice).
+    With levels {-1, 1} the first round is the optimum: sign(V) and mean |V|.
 
     Args:
         values: any shape. kept: 0/1, broadcastable to it.
