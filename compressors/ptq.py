@@ -34,6 +34,9 @@ class PTQ(Compressor):
                   R2  m (I - u u') G + lambda (u - u_hat)  backpropagated through the norm
                   R3  m [G |u| / |u_hat| + lambda (u - u_hat)]
         after every step  w <- u
+
+    lambda has the scale of ||G_f||: where a sign would flip, at u = 0, the pull is lambda / sqrt(k), so a weight with
+    |G| sqrt(k) < lambda keeps its sign.
     """
 
     form: str = option("float", "network form; PTQ leaves activations alone", choices=("float",))

@@ -1,5 +1,6 @@
 """PTQ against float64 references: codes and scales, the four estimators, ramp, projection, and what training does."""
 
+import json
 import math
 from itertools import pairwise
 from statistics import NormalDist
@@ -14,10 +15,14 @@ from resume import assert_resumes
 from sklearn.datasets import load_digits
 from torch import nn
 
+import train
 from compressors.base import Stage
 from compressors.ptq import PTQ, cosine, kept, project, prune
 from compressors.transforms import Mask, UnitNorm, attach, encode_layer, find, latent, scaled, transformed
 from compressors.unit_ternary import UnitTernary
+from models.resnet import resnet18
+from packing.layers import pack_layers
+from packing.size import compressed_code_bytes, total_size
 
 
 def make_model():
@@ -297,6 +302,37 @@ def test_the_refined_estimator_ends_nearer_to_the_ternary_point_than_the_plain_o
         last = run_stage(compressor, model.train(), Stage("quantize"), images, labels, 6, 0.05)[-1]
         discrepancy[estimator] = 1 - last["cosine"]
     assert discrepancy["R1"] < discrepancy["R0"] / 2
+
+
+def test_metrics_of_one_run_show_the_rise_from_prune_to_quantize(configuration, tmp_path, plain_page):
+    config = configuration(
+        "compressor=ptq", "compressor.pfr=0.6", "compressor.lambda_=1", "model=lenet5", "dataset=digits",
+        "dataset.limit=256", "dataset.batch_size=32", "schedule.pretrain.epochs=1", "schedule.prune.epochs=3",
+        "schedule.quantize.epochs=3", "latency.seconds=0", "trainer.progress=false", "trainer.precision=fp32",
+    )  # fmt: skip
+    train.run(config, tmp_path / "run")
+    rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    cosines = {s: [r["cosine"] for r in rows if r["stage"] == s and "epoch" in r] for s in ("prune", "quantize")}
+    assert [len(c) for c in cosines.values()] == [3, 3]
+    assert cosines["quantize"][-1] > max(cosines["prune"]) + 0.01
+
+
+def test_size_of_imagenet_resnet18_follows_the_table():
+    torch.manual_seed(0)
+    model, compressor = resnet18(1000, 3, 224, "float"), PTQ(pfr=0.8)
+    compressor.prepare(model, torch.zeros(1, 3, 224, 224))
+    for _, layer in transformed(model):
+        nn.init.normal_(latent(layer))
+    at(model, compressor, "prune", "quantize")
+    packed = pack_layers(model.eval(), encode_layer)
+    found = compressed_code_bytes(packed)
+    layers = [node.codes for node in packed.layers().values()]
+    floats = sum(t.size for node in packed.nodes for t in node.tensors.values())
+    floats += sum((c.floats if c.codes is None else c.scale).size for c in layers)
+    found["entropy"] = total_size(packed).entropy_bound_bytes - 4 * floats
+    # kB of random codes of all layers but conv1, without floats; at two bits 11,669,504 / 4 bytes
+    expected = {"packed": 2917.376, "gzip": 1581, "xz": 1399, "entropy": 1345}
+    assert {k: v / 1e3 for k, v in found.items()} == pytest.approx(expected, rel=0.05)
 
 
 @pytest.mark.parametrize("options", [{"pfr": 0.7}, {"estimator": "R2", "reinit": True, "depthwise": "ternary"}])
