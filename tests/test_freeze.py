@@ -2,12 +2,12 @@
 
 import pytest
 import torch
-from conftest import TINY_DATA
 
 from compressors.fixed_levels import Frozen
 from compressors.levels import Levels, nearest
 from compressors.transforms import attach, latent
 from pipeline.folder import load_plain
+from tests.conftest import TINY_DATA
 from train import run
 
 LAYERS = ("conv1", "conv2", "fc1", "fc2")
