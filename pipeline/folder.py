@@ -29,7 +29,9 @@ def load_plain(path: Path) -> Any:
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as e:
-        raise ValueError(f"{path}: not a readable checkpoint ({type(e).__name__})") from e
+        raise ValueError(
+            f"{path}: not a readable checkpoint ({type(e).__name__}); delete it to train its stage again"
+        ) from e
 
 
 def _flat(config: dict, prefix: str = "") -> dict[str, Any]:
@@ -68,17 +70,20 @@ class RunFolder:
 
     @property
     def started(self) -> bool:
-        """True when there is something to lose: a checkpoint, a finished epoch or a packed file."""
-        return self.mid_stage.parent.is_dir() or bool(self.read_metrics()) or self.packed.is_file()
+        """True when there is something to lose: a checkpoint, a finished epoch, a packed file or a report."""
+        files = self.packed.is_file() or self.report.is_file()
+        return files or self.mid_stage.parent.is_dir() or bool(self.read_metrics())
 
     def claim(self, config: dict, resume: bool) -> None:
         """Makes the folder this run's own, or raises ValueError with one line and leaves it as it was.
 
         A folder that holds a run is only entered to resume, and only by the same configuration.
         """
-        if not self.config.is_file() or not (resume or self.started):
-            if resume:
-                raise ValueError(f"resume={self.path}: holds no config.yaml, so it is not a run folder")
+        if not self.config.is_file() and self.started:
+            raise ValueError(f"run folder {self.path} holds results of a run but no config.yaml: use another folder")
+        if not self.config.is_file() and resume:
+            raise ValueError(f"resume={self.path}: holds no config.yaml, so it is not a run folder")
+        if not resume and not self.started:
             write_atomic(self.config, yaml.safe_dump(config, sort_keys=False))
             return
         try:
@@ -125,6 +130,9 @@ class RunFolder:
 
     def add_seconds(self, stage: str, seconds: float) -> None:
         """Adds wall-clock to timing.json (a resumed stage adds to what it had)."""
-        times = json.loads(self.timing.read_text()) if self.timing.is_file() else {}
+        try:
+            times = json.loads(self.timing.read_text())
+        except (FileNotFoundError, ValueError):  # a damaged file costs a run no more than its times
+            times = {}
         times[stage] = round(times.get(stage, 0.0) + seconds, 2)
         write_atomic(self.timing, json.dumps(times, indent=2) + "\n")

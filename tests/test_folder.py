@@ -1,15 +1,18 @@
 """The run folder's promises: whole files, one owner, no metrics of what runs again."""
 
 import json
+import re
 
 import pytest
 import torch
 import yaml
+from hypothesis import given
+from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
 from packing import atomic
 from pipeline.folder import RunFolder, load_plain, save_atomic
-from pipeline.naming import LONGEST_NAME, sweep_name
+from pipeline.naming import LONGEST_NAME, folder_name, sweep_dir
 
 CONFIG = {
     "seed": 0, "resume": None, "sweep": None, "compressor": {"name": "stq_a", "pfr": 0.4, "ratios": {}},
@@ -94,6 +97,13 @@ def test_no_run_folder_cannot_be_resumed(tmp_path):
     assert not (tmp_path / "nothing").exists()
     (tmp_path / "notes.txt").write_text("mine")
     assert "not a run folder" in refusal(RunFolder(tmp_path), CONFIG, resume=True)
+
+
+@pytest.mark.parametrize("left", ["checkpoints/pretrain.ckpt", "model.sparsign", "report.json"])
+@pytest.mark.parametrize("resume", [True, False])
+def test_results_without_config_are_refused(tmp_path, left, resume):
+    save_atomic({"stage": "pretrain"}, tmp_path / left)
+    assert "but no config.yaml" in refusal(RunFolder(tmp_path), CONFIG, resume)
 
 
 @pytest.mark.parametrize("damage", [b"seed: [1, 2", b"\xff\xfe\x00", b"just words", b""])
@@ -185,6 +195,9 @@ def test_seconds_of_a_resumed_stage_add_up(tmp_path):
     for stage, seconds in (("pretrain", 1.5), ("prune", 2.0), ("pretrain", 0.25)):
         folder.add_seconds(stage, seconds)
     assert json.loads(folder.timing.read_text()) == {"pretrain": 1.75, "prune": 2.0}
+    folder.timing.write_text('{"pretrain": ')
+    folder.add_seconds("prune", 1.0)
+    assert json.loads(folder.timing.read_text()) == {"prune": 1.0}
 
 
 def test_sweep_folder_is_named_by_what_it_sweeps():
@@ -196,22 +209,55 @@ def test_sweep_folder_is_named_by_what_it_sweeps():
         "sweep=y",
         "trainer.threads=1",
     ]
-    assert sweep_name(None, overrides) == "model-nin__compressor.pfr-0.1,0.2"
-    assert sweep_name("mine", overrides) == "mine"
-    assert sweep_name(None, []) == "default"
-    long = [sweep_name(None, [f"model.pretrained={'a/' * 90}{k}"]) for k in (1, 2)]
-    assert long[0] != long[1] and all(len(n) <= LONGEST_NAME and "/" not in n for n in long)
+    assert sweep_dir(None, overrides) == "multirun/compressor.pfr-0.1+0.2__model-nin"
+    assert sweep_dir(None, overrides[::-1]) == sweep_dir(None, overrides)
+    assert sweep_dir("mine", overrides) == "multirun/mine" and sweep_dir("/tmp/mine", overrides) == "/tmp/mine"
+    assert sweep_dir(None, []) == "multirun/default"
+
+
+def test_job_folders_have_short_valid_names_of_their_own():
+    many = [f"compressor.float_layers=[layer{k}.conv1]" for k in range(300)]
+    odd = [
+        "",
+        "a/b",
+        "a_b",
+        "a b",
+        "a+b",
+        "a,b",
+        "a-b",
+        "..",
+        "/",
+        "\\",
+        "[1,8]",
+        "{a:1}",
+        "'x'",
+        "${seed}",
+        "é",
+        "*",
+        "\n",
+    ]
+    jobs = [[f"model.pretrained={v}"] for v in odd] + [[f"model.pretrained={'a/' * 99}{k}"] for k in (1, 2)]
+    names = [folder_name(job) for job in [*jobs, many, many[:-1], [*many, "seed=1"]]]
+    assert len(set(names)) == len(names)
+    assert all(re.fullmatch(r"[\w.+-]+", n, re.ASCII) and len(n) <= LONGEST_NAME for n in names), names
+    assert folder_name(["compressor.pfr=0.2", "seed=1"]) == "compressor.pfr-0.2__seed-1"
+
+
+@given(st.lists(st.text(), max_size=4).map(sorted), st.lists(st.text(), max_size=4).map(sorted))
+def test_any_two_jobs_have_different_folders(one, other):
+    one, other = ([f"model.pretrained={v}" for v in values] for values in (one, other))
+    assert (folder_name(one) == folder_name(other)) == (one == other)
 
 
 def test_every_job_of_a_sweep_finds_the_folder_of_the_sweep():
     """Hydra hands the cache of its resolvers from the sweep's config to each job's, whose overrides are its own."""
-    text = "${sweep_name:${sweep},${hydra.overrides.task}}"
+    text = "${sweep_dir:${sweep},${hydra.overrides.task}}"
 
     def config(*overrides):
         return OmegaConf.create({"sweep": None, "hydra": {"overrides": {"task": list(overrides)}}, "folder": text})
 
     sweep, jobs = config("compressor.pfr=0.1,0.2"), [config(f"compressor.pfr={r}") for r in (0.1, 0.2)]
-    assert sweep.folder == "compressor.pfr-0.1,0.2"
+    assert sweep.folder == "multirun/compressor.pfr-0.1+0.2"
     for job in jobs:
         OmegaConf.copy_cache(from_config=sweep, to_config=job)
     assert [job.folder for job in jobs] == [sweep.folder] * 2
