@@ -15,11 +15,17 @@ from configs.schema import StageConfig
 
 
 def merge(recipe: Recipe, stage: StageConfig) -> Recipe:
-    """The compressor's recipe with what the schedule says put over it; a stage that trains nothing stays so."""
+    """The compressor's recipe with what the schedule says put over it; a stage that trains nothing stays so.
+
+    decay=multistep without milestones of the method's own: x0.1 at 1/2 and 3/4 of the stage (our choice).
+    """
     names = ("epochs", "optimizer", "lr", "weight_decay", "momentum", "decay")
     if recipe.epochs == 0:
         return recipe
-    return replace(recipe, **{n: getattr(stage, n) for n in names if getattr(stage, n) is not None})
+    recipe = replace(recipe, **{n: getattr(stage, n) for n in names if getattr(stage, n) is not None})
+    if recipe.decay == "multistep" and not recipe.milestones:
+        recipe = replace(recipe, milestones=(0.5, 0.75), gamma=0.1)
+    return recipe
 
 
 UNNORMALISED_LR = 0.02

@@ -63,6 +63,13 @@ def test_schedule_overrides_and_null_keeps():
     assert (optim.merge(recipe, everything).momentum, optim.merge(recipe, everything).decay) == (0.0, "cosine")
 
 
+def test_multistep_steps_where_the_method_has_no_milestones_of_its_own():
+    merged = optim.merge(Recipe(8, decay="cosine", gamma=(0.5, 0.5)), StageConfig(decay="multistep"))
+    assert factors(merged, 10, 8, [0, 39, 40, 59, 60, 79]) == pytest.approx([1, 1, 0.1, 0.1, 0.01, 0.01])
+    own = Recipe(8, milestones=(0.25,), gamma=0.5)
+    assert factors(optim.merge(own, StageConfig(decay="multistep")), 10, 8, [19, 20, 79]) == [1, 0.5, 0.5]
+
+
 def test_a_stage_that_trains_nothing_stays_so():
     recipe = Recipe(0, optimizer="adam", lr=1e-3)
     assert optim.merge(recipe, StageConfig(epochs=5, lr=1.0)) == recipe
