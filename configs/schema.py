@@ -127,7 +127,7 @@ class TrainConfig:
     logger: LoggerConfig = MISSING
     schedule: ScheduleConfig = MISSING
     latency: LatencyConfig = field(default_factory=LatencyConfig)
-    seed: int = option(0, "seed of initialisation, splits, order and augmentation", ge=0)
+    seed: int = option(0, "seed of initialisation, splits, order and augmentation", ge=0, lt=2**32)
     resume: str | None = option(None, "run folder to go on with")
     sweep: str | None = option(None, "name of the multirun's folder; null = made from the overrides")
 

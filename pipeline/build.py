@@ -33,8 +33,8 @@ def validate(config: DictConfig) -> None:
     check(compressor(config), "compressor")  # first: its form is the model's
     for name in ("model", "dataset", "trainer", "logger", "schedule", "latency"):
         check(OmegaConf.to_object(config[name]), name)
-    if config.seed < 0:
-        raise ValueError(f"seed={config.seed}: expected a value in [0, inf)")
+    if not 0 <= config.seed < 2**32:
+        raise ValueError(f"seed={config.seed}: expected a value in [0, {2**32})")
 
 
 def compressor(config: DictConfig) -> Compressor:

@@ -18,6 +18,7 @@ from rich.console import Console
 from configs.options import near_match
 from pipeline.folder import RunFolder
 
+MOST_LISTED = 20
 WANTS_TRACEBACK = os.environ.get("HYDRA_FULL_ERROR") == "1"
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -63,6 +64,9 @@ def one_line(error: BaseException) -> str:
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     if isinstance(root, HydraException):
         return _group_error(lines)
+    if isinstance(root, OSError) and root.strerror and root.filename:
+        wanted = "; expected a folder" if isinstance(root, (FileExistsError, NotADirectoryError)) else ""
+        return f"{root.filename}: {root.strerror}{wanted}"
     if isinstance(root, (ValueError, OSError)):
         return " ".join(lines)
     return f"{type(root).__name__}: {' '.join(lines)} (HYDRA_FULL_ERROR=1 shows the traceback)"
@@ -93,8 +97,9 @@ def _group_error(lines: list[str]) -> str:
         group, _, name = missing.group(1).rpartition("/")
         first = next(i for i, line in enumerate(lines) if "Available options" in line) + 1
         options = list(takewhile(lambda line: not line.startswith("Config search path"), lines[first:]))
-        hint = near_match(name, options)
-        return f"{group}={name}: no such member of group {group}{hint}; available: {', '.join(options)}"
+        many = f"{len(options)} members, listed by: ls configs/{group}"
+        known = ", ".join(options) if len(options) <= MOST_LISTED else many
+        return f"{group}={name}: no such member of group {group}{near_match(name, options)}; available: {known}"
     return " ".join(lines)
 
 

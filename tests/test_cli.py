@@ -34,7 +34,9 @@ TYPED = {
     "schedule.pretrain.epochs=-1": "schedule.pretrain.epochs=-1: expected a value in [0, inf)",
     "schedule.prune.decay=linear": "schedule.prune.decay=linear: expected a value in constant | cosine",
     "latency.threads=[1,0]": "latency.threads=0: expected a value in [1, inf)",
-    "seed=-1": "seed=-1: expected a value in [0, inf)",
+    "seed=-1": "seed=-1: expected a value in [0, 4294967296)",
+    "seed=4294967296": "seed=4294967296: expected a value in [0, 4294967296)",
+    "experiment=stq_a_nin_cifar10_fbi": "group experiment (did you mean stq_a_nin_cifar10_fbin?); available: ",
     "trainer.accelerator=tpu": "trainer.accelerator=tpu: expected a value in auto | cpu | gpu",
 }
 
@@ -52,7 +54,10 @@ def test_what_was_typed_wrong_is_named_in_one_line(override, configuration):
 def test_input_errors_speak_for_themselves():
     assert one_line(ValueError("a=1: expected\n  2\n")) == "a=1: expected 2"
     assert one_line(FileNotFoundError("data/x is missing")) == "data/x is missing"
-    assert one_line(OSError(28, "No space left on device", "model.sparsign")).endswith("'model.sparsign'")
+    assert (
+        one_line(OSError(28, "No space left on device", "model.sparsign")) == "model.sparsign: No space left on device"
+    )
+    assert one_line(FileExistsError(17, "File exists", "runs")) == "runs: File exists; expected a folder"
 
 
 def test_the_cause_inside_of_hydras_wrapping_is_told():
