@@ -17,7 +17,9 @@ from configs.options import option
 class BWN(Compressor):
     """W ~ alpha_k sign(W_k) (XNOR-Net, section 3.1); with `form: fbin` inputs are binary too (section 3.2, XNOR).
 
-    Trained from scratch in one stage. The activation scale K of the paper is left out, as in its released code.
+    Trained from scratch in one stage. The activation scale K of the paper is left out, as in its released code. That
+    code also centres the latent weights over the input channels before every step, and multiplies a layer's gradient
+    by n (1 - 1 / c_in), which Adam does not notice; neither is done here (our choice).
     """
 
     form: str = option("wbin", "wbin (BWN) or fbin (XNOR)", choices=("wbin", "fbin"))
@@ -25,6 +27,7 @@ class BWN(Compressor):
     STAGES: ClassVar = ("pretrain",)
 
     def recipe(self, stage: Stage) -> Recipe:
+        """As STQ-Nets' own binary networks, which this is the baseline of: Adam, cosine over 300 epochs (paper)."""
         return Recipe(epochs=300, optimizer="adam", lr=1e-3, weight_decay=0.0)
 
     def prepare(self, model: nn.Module, example: Tensor) -> None:

@@ -41,9 +41,16 @@ class STQB(Compressor):
         return Recipe(epochs=300, optimizer="adam", lr=1e-3, weight_decay=0.0)
 
     def prepare(self, model: nn.Module, example: Tensor) -> None:
-        """Raises ValueError: the ratio leaves too few kernels for every input channel of a layer to be read."""
+        """Raises ValueError: no layer is wide enough for a mask, or too few kernels are left to read every input."""
+        layers = self.layers(model)
+        widest = max(layer.weight.shape[1] for layer in layers.values())
+        if self.pfr > 0 and widest < self.min_channels:
+            raise ValueError(
+                f"compressor.min_channels={self.min_channels}: no layer of the model would be masked, expected at most "
+                f"{widest}, the input channels of its widest layer"
+            )
         generator = torch.Generator().manual_seed(self.mask_seed)
-        for name, layer in self.layers(model).items():
+        for name, layer in layers.items():
             quantizer = ScaledBinary() if self.scale else Binary()
             filters, inputs = layer.weight.shape[:2]
             if self.pfr == 0 or inputs < self.min_channels:

@@ -1,4 +1,4 @@
-"""BNN, TWN, TTQ, MSF and Subsidiary as training methods on a tiny network."""
+"""The methods without the four papers' own machinery, and STQ-A, as training methods on a tiny network."""
 
 import pytest
 import torch
@@ -6,8 +6,12 @@ from plain_loop import run, run_stage
 from resume import assert_resumes
 from torch import nn
 
+from compressors.base import Stage
 from compressors.bnn import BNN
+from compressors.bwn import BWN
 from compressors.msf import MSF, least
+from compressors.stq_a import STQA
+from compressors.stq_b import STQB
 from compressors.subsidiary import FilterSearch, Subsidiary
 from compressors.transforms import encode_layer, find, latent, scaled, transforms
 from compressors.ttq import TTQ, TrainedTernary
@@ -16,6 +20,8 @@ from models.layers import Sign
 
 METHODS = {
     "bnn": BNN,
+    "bwn": BWN,
+    "stq_a": lambda: STQA(pfr=0.3, min_filters=1),
     "twn": TWN,
     "ttq": TTQ,
     "ttq_zeros": lambda: TTQ(zeros=0.5, init="one"),
@@ -73,14 +79,30 @@ def test_resumes_in_mid_stage(make_compressor, data):
     assert_resumes(make_compressor, make_model, *data)
 
 
-def test_bnn_clips_latent_weights(data):
+@pytest.mark.parametrize("make", [BNN, BWN, MSF, STQA, lambda: STQB(min_channels=1), Subsidiary])
+def test_binary_methods_clip_latent_weights(make, data):
     torch.manual_seed(0)
-    compressor, model = BNN(), make_model()
+    compressor, model = make(), make_model()
     compressor.prepare(model, data[0][:1])
     run_stage(compressor, model, compressor.stages(model)[0], *data, epochs=2, lr=50.0)
     assert latent(model[3]).abs().max() == 1
-    assert model[3].weight.unique().tolist() == [-1, 1]
-    assert model[0].weight.abs().max() > 1  # a float layer is not clipped
+    assert latent(model[0]).abs().max() > 1  # a float layer is not clipped
+
+
+@pytest.mark.parametrize("method", [BNN, BWN, MSF, STQA, STQB])
+def test_binary_networks_train_as_the_paper_says(method):
+    """Adam, no weight decay, cosine over 300 epochs; the prune stage of STQ-A and MSF only decides."""
+    for kind in method.STAGES:
+        recipe = method().recipe(Stage(kind))
+        assert (recipe.optimizer, recipe.weight_decay, recipe.decay) == ("adam", 0.0, "cosine")
+        assert recipe.epochs == (0 if kind == "prune" else 300)
+
+
+@pytest.mark.parametrize(("method", "decay"), [(TWN, 1e-4), (TTQ, 2e-4)])
+def test_ternary_networks_train_as_their_papers_say(method, decay):
+    for kind in method.STAGES:
+        recipe = method().recipe(Stage(kind))
+        assert (recipe.optimizer, recipe.momentum, recipe.weight_decay) == ("sgd", 0.9, decay)
 
 
 @pytest.mark.parametrize(("make", "kind"), [(TWN, Ternary), (TTQ, TrainedTernary)])
@@ -149,7 +171,7 @@ def test_filter_search_forward_and_gradient():
     torch.manual_seed(0)
     search = FilterSearch((4, 2, 3, 3))
     assert search.m.shape == (4, 1, 1, 1) and search.m.abs().max() <= 1e-4
-    m = torch.tensor([0.5, -0.5, 2.0, -2.0])
+    m = torch.tensor([0.0, -0.5, 2.0, -2.0])
     search.m.data.copy_(m.view(4, 1, 1, 1))
     weight, grad = torch.randn(4, 2, 3, 3, requires_grad=True), torch.randn(4, 2, 3, 3)
     value = search(weight)

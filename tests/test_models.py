@@ -8,8 +8,10 @@ import torch
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from torch import fx, nn
+from torch.nn import functional as F
 
 from models.alexnet import alexnet
+from models.binary_blocks import BiRealBlock, PreactBlock
 from models.detection import maskrcnn_resnet50_fpn
 from models.layers import PadShortcut, Sign
 from models.lenet import lenet5
@@ -132,9 +134,78 @@ def test_bireal_keeps_a_shortcut_around_every_conv():
             nn.init.zeros_(module.weight)
     image = torch.randn(2, 3, 32, 32)
     with torch.no_grad():
-        zero, one, three = (model(scale * image) for scale in (0.0, 1.0, 3.0))
+        zero, one, minus = (model(scale * image) for scale in (0.0, 1.0, -2.0))
     assert (one - zero).abs().min() > 0
-    torch.testing.assert_close(three - zero, 3 * (one - zero), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(minus - zero, -2 * (one - zero), rtol=1e-4, atol=1e-5)
+
+
+def sign(x):
+    return torch.where(x >= 0, 1.0, -1.0)
+
+
+def bireal_formula(b, x):
+    pool, conv, norm = b.downsample
+    y = b.bn1(b.conv1(sign(x))) + norm(conv(F.avg_pool2d(x, pool.stride)))
+    return b.bn2(b.conv2(sign(y))) + y
+
+
+def preact_formula(b, x):
+    norm, _, conv = b.downsample
+    y = F.relu(b.conv1(sign(b.bn1(x))))
+    return F.relu(b.conv2(sign(b.bn2(y))) + conv(sign(norm(x))))
+
+
+@pytest.mark.parametrize(("block", "formula"), [(BiRealBlock, bireal_formula), (PreactBlock, preact_formula)])
+def test_binary_blocks_compute_their_papers_formula(block, formula):
+    torch.manual_seed(0)
+    net, x = block(4, 6, 2, "hardtanh").eval(), torch.randn(3, 4, 8, 8)
+    for module in net.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.running_mean.normal_()
+            module.weight.data.normal_()
+    with torch.no_grad():
+        out = net(x)
+        torch.testing.assert_close(out, formula(net, x))
+    assert out.shape == (3, 6, 4, 4)
+
+
+@pytest.mark.parametrize(
+    ("block", "gradient"), [("bireal", "approx"), ("resnet_e", "hardtanh"), ("preact", "hardtanh")]
+)
+def test_sign_gradient_is_the_blocks_own_unless_asked_for(block, gradient):
+    def gradients(**options):
+        model = resnet20(10, 3, 32, "fbin", block=block, **options)
+        return {m.gradient for m in model.modules() if isinstance(m, Sign)}
+
+    assert gradients() == {gradient}
+    assert gradients(sign_gradient="approx") == {"approx"}
+
+
+@pytest.mark.parametrize("build", [vgg11, nin])
+def test_pools_read_real_values_because_pooled_signs_lose_information(build):
+    model, seen = build(10, 3, 32, "fbin"), []
+    for module in model.modules():
+        if isinstance(module, nn.MaxPool2d | nn.AvgPool2d):
+            module.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].unique().numel()))
+    with torch.no_grad():
+        model(torch.randn(2, 3, 32, 32))
+    assert len(seen) == (5 if build is vgg11 else 2) and min(seen) > 2
+
+
+@pytest.mark.parametrize("form", ["float", "fbin"])
+def test_stages_of_a_residual_net_halve_the_image(form):
+    model, sides = resnet20(10, 3, 32, form), []
+    for stage in (model.layer1, model.layer2, model.layer3):
+        stage.register_forward_hook(lambda *hook: sides.append(hook[2].shape[1:]))
+    with torch.no_grad():
+        model(torch.randn(2, 3, 32, 32))
+    assert sides == [(16, 32, 32), (32, 16, 16), (64, 8, 8)]
+
+
+def test_option_a_puts_the_new_channels_on_both_sides():
+    x = torch.ones(1, 16, 4, 4)
+    y = resnet20(10, 3, 32, "float").layer2[0].downsample(x)
+    assert y[0, :, 0, 0].tolist() == [0.0] * 8 + [1.0] * 16 + [0.0] * 8
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

@@ -125,9 +125,11 @@ def _gradient(quantizer, weight, grad):
 
 @pytest.fixture
 def case():
-    """A weight [4, 3, 2, 2] on both sides of the clip, and an upstream gradient."""
+    """A weight [4, 3, 2, 2] on both sides of the clip and on it, where clipped weights lie; an upstream gradient."""
     generator = torch.Generator().manual_seed(3)
-    return torch.randn(4, 3, 2, 2, generator=generator).double(), torch.randn(4, 3, 2, 2, generator=generator).double()
+    weight, grad = (torch.randn(4, 3, 2, 2, generator=generator).double() for _ in range(2))
+    weight[3, 2, 0] = torch.tensor([1.0, -1.0])
+    return weight, grad
 
 
 def test_binary_gradient_is_clipped_straight_through(case):

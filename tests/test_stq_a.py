@@ -12,7 +12,9 @@ from compressors.stq_a import STQA, choose_filters, separation
 from compressors.transforms import encode_layer
 from evaluation.theory import BINARY, SCALED
 from kernels.engine import load_engine
-from models.resnet import resnet18, resnet20
+from models.layers import Sign
+from models.lenet import lenet5
+from models.resnet import resnet20
 from models.vgg import vgg11
 from packing.trace import to_packed
 from tests.plain_loop import run, run_stage
@@ -44,9 +46,10 @@ def test_a_layer_keeps_at_least_the_stated_number_of_filters():
     assert dead["a"].sum() == 4
 
 
-def test_ties_at_the_threshold_still_give_the_asked_count():
-    dead = choose_filters({"a": torch.ones(10), "b": torch.ones(10)}, set(), ratio=0.3, cap=1.0, least=1)
-    assert sum(int(d.sum()) for d in dead.values()) == 6
+def test_ties_at_the_threshold_still_give_the_asked_count_and_go_to_the_earlier_filter():
+    dead = choose_filters({"b": torch.ones(4), "a": torch.ones(10)}, set(), ratio=0.5, cap=1.0, least=1)
+    assert dead["b"].tolist() == [True] * 3 + [False]
+    assert dead["a"].tolist() == [True] * 4 + [False] * 6
 
 
 @pytest.mark.parametrize("ratio, wanted", [(0.29, 29), (0.3, 30), (0.57, 57)])  # 0.29 * 100 is 28.999... in floats
@@ -64,13 +67,12 @@ def _trained(net, **options):
 
 NETS = {
     "bireal": lambda: (resnet20(10, 3, 16, "fbin"), {}),
-    "preact": lambda: (resnet18(10, 3, 16, "fbin", block="preact"), {}),
+    "resnet_e": lambda: (resnet20(10, 3, 16, "fbin", block="resnet_e"), {}),
     "wbin": lambda: (resnet20(10, 3, 16, "wbin"), {"form": "wbin"}),
-    "chain": lambda: (vgg11(10, 3, 32, "fbin"), {}),
 }
 
 
-@pytest.mark.parametrize("net", ["bireal", "wbin"])
+@pytest.mark.parametrize("net", NETS)
 def test_cut_network_answers_as_the_masked_one_and_is_smaller(net):
     model, options = NETS[net]()
     compressor, model, images, _ = _trained(model, pfr=0.4, **options)
@@ -81,7 +83,7 @@ def test_cut_network_answers_as_the_masked_one_and_is_smaller(net):
     layers = compressor.layers(model)
     full = sum(layer.weight.shape[0] for layer in layers.values())
     kept = sum(node.codes.codes.shape[0] for node in packed.nodes if node.codes is not None and node.name in layers)
-    if net == "bireal":
+    if net != "wbin":
         assert 1 - kept / full == pytest.approx(int(0.4 * full) / full)
     else:
         assert kept < 0.61 * full  # spreading may take further filters with it
@@ -117,14 +119,57 @@ def test_first_binary_layer_is_never_pruned():
 
 def test_penalty_is_beta_times_the_sum_of_scales_and_gamma_alone_gets_its_gradient():
     model, compressor = resnet20(10, 3, 16, "fbin"), STQA(beta=0.5)
+    norms = {n: m.weight for n, m in model.named_modules() if "layer" in n and n.endswith(("bn1", "bn2"))}
+    assert len(norms) == 18
+    for gamma in norms.values():
+        gamma.data.normal_()
     compressor.prepare(model, torch.zeros(1, 3, 16, 16))
     penalty = compressor.penalty(model, Stage("pretrain"))
-    gammas = compressor.gammas(model)
-    assert penalty.item() == pytest.approx(0.5 * sum(g.sum().item() for g in gammas.values()), rel=1e-6)
+    expected = 0.5 * sum(gamma.detach().double().abs().sum().item() for gamma in norms.values())
+    assert penalty.item() == pytest.approx(expected, rel=1e-5)
     penalty.backward()
-    touched = {n for n, p in model.named_parameters() if p.grad is not None and p.grad.any()}
-    assert touched and all("bn" in n and ".weight." in n for n in touched)
+    for name, gamma in norms.items():
+        assert torch.equal(model.get_submodule(name).parametrizations.weight.original.grad, 0.5 * gamma.sign())
+    touched = {n for n, p in model.named_parameters() if p.grad is not None}
+    assert touched == {f"{name}.parametrizations.weight.original" for name in norms}
     assert compressor.penalty(model, Stage("finetune")) is None
+
+
+@pytest.mark.parametrize(
+    "options, pruned",
+    [
+        ({"min_filters": 1}, [0, 7, 7]),  # 15 of 30 asked; the first layer is exempt, the cap is 70 %
+        ({"min_filters": 1, "prune_first_binary": True}, [7, 7, 1]),
+        ({"min_filters": 1, "prune_first_binary": True, "layer_cap": 1.0}, [9, 6, 0]),
+        ({"min_filters": 6, "prune_first_binary": True}, [4, 4, 4]),
+    ],
+)
+def test_limits_of_a_layer_are_options(options, pruned):
+    net = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), Sign())
+    for index, inputs in enumerate((4, 10, 10)):
+        net.extend([nn.Conv2d(inputs, 10, 3, padding=1), nn.BatchNorm2d(10), Sign()])
+        net[-2].weight.data.uniform_(-1, 1).add_(3 * index + 2)  # every layer's scales above those of the one before
+    net.extend([nn.Flatten(), nn.Linear(40, 3)])
+    compressor = STQA(pfr=0.5, **options)
+    compressor.prepare(net, torch.zeros(1, 3, 2, 2))
+    compressor.start(net, Stage("prune"))
+    assert [(~net[i].weight.flatten(1).any(dim=1)).sum().item() for i in (3, 6, 9)] == pruned
+    assert compressor.metrics(net)["pfr"] == pytest.approx(sum(pruned) / 30)
+
+
+def test_scale_gives_every_filter_its_mean():
+    model = resnet20(10, 3, 16, "fbin")
+    expected = model.layer1[0].conv1.weight.detach().flatten(1).abs().mean(dim=1)
+    STQA(scale=True).prepare(model, torch.zeros(1, 3, 16, 16))
+    torch.testing.assert_close(model.layer1[0].conv1.weight.abs().amax(dim=(1, 2, 3)), expected)
+
+
+@pytest.mark.parametrize(
+    "build", [lambda: resnet20(10, 3, 16, "fbin", block="preact"), lambda: lenet5(10, 3, 16, "wbin")]
+)
+def test_refuses_a_network_whose_convs_have_no_scale_behind_them(build):
+    with pytest.raises(ValueError, match=r"^compressor=stq_a prunes by BN scales: no binary conv .*BN$"):
+        STQA().prepare(build(), torch.zeros(1, 3, 16, 16))
 
 
 def test_penalty_drives_some_scales_to_zero_and_leaves_others():

@@ -107,6 +107,8 @@ def test_too_sparse_is_one_clear_line():
     model = nn.Sequential(nn.Conv2d(1, 80, 1), nn.Conv2d(80, 4, 1), nn.Linear(1, 1))
     with pytest.raises(ValueError, match=r"^compressor.pfr=0.9: 1 would read 4 x 8 kernels, expected .* 80 input"):
         STQB(pfr=0.9).prepare(model, torch.zeros(1, 1, 6, 6))
+    with pytest.raises(ValueError, match=r"^compressor.min_channels=65: no layer .* expected at most 64, the input"):
+        STQB(min_channels=65, float_layers=["first", "last", "3"]).prepare(make_model(), torch.zeros(1, 1, 6, 6))
     with pytest.raises(ValueError, match=r"compressor.pfr=1: expected a value in \[0, 1\)"):
         STQB(pfr=1)
 
