@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from hydra.core.config_store import ConfigStore
 
+from configs.help import register_help
 from configs.options import option
 from configs.schema import LatencyConfig
 
@@ -33,4 +34,5 @@ class EvaluateConfig:
 
 def register() -> None:
     """Put the schema into the ConfigStore."""
+    register_help()
     ConfigStore.instance().store(name="evaluate_schema", node=EvaluateConfig)

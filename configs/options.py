@@ -30,9 +30,9 @@ def allowed(metadata: Any) -> str:
     """The allowed values of an option as a reader would write them: `[0, 1)` or `a | b`."""
     if metadata.get("choices"):
         return " | ".join(map(str, metadata["choices"]))
-    low, high = metadata.get("ge"), metadata.get("le")
-    left = f"[{low:g}" if low is not None else f"({metadata['gt']:g}" if metadata.get("gt") is not None else "(-inf"
-    right = f"{high:g}]" if high is not None else f"{metadata['lt']:g})" if metadata.get("lt") is not None else "inf)"
+    low, high, above, below = (metadata.get(k) for k in ("ge", "le", "gt", "lt"))
+    left = f"[{low:.10g}" if low is not None else f"({above:.10g}" if above is not None else "(-inf"
+    right = f"{high:.10g}]" if high is not None else f"{below:.10g})" if below is not None else "inf)"
     return f"{left}, {right}"
 
 

@@ -16,7 +16,10 @@ from omegaconf import MISSING
 
 import compressors
 from compressors.base import FORMS, Compressor
+from configs.help import register_help
 from configs.options import option
+
+DECAYS = ("constant", "cosine", "multistep", "cyclic")
 
 
 @dataclass
@@ -62,14 +65,16 @@ class StageConfig:
     lr: float | None = option(None, "initial learning rate", gt=0)
     weight_decay: float | None = option(None, "L2 penalty of the optimizer", ge=0)
     momentum: float | None = option(None, "momentum of SGD", ge=0, lt=1)
-    decay: str | None = option(None, "learning-rate curve", choices=("constant", "cosine", "multistep", "cyclic"))
+    decay: str | None = option(
+        None, "rate curve; multistep: the method's own, else x0.1 at 1/2 and 3/4", choices=DECAYS
+    )
     bn_batches: int = option(16, "batches to re-estimate BN statistics on, in fp32, after the last epoch", ge=0)
     distill: float = option(0.0, "weight of the distillation loss against the teacher's logits", ge=0, le=1)
 
 
 @dataclass
 class ScheduleConfig:
-    """Lengths and rates of the stages, by kind."""
+    """Lengths and rates by kind of stage: pretrain, prune, quantize, finetune; null = as in the method's paper."""
 
     name: str = option(MISSING, "config name")
     pretrain: StageConfig = field(default_factory=StageConfig)
@@ -134,6 +139,7 @@ class TrainConfig:
 
 def register() -> None:
     """Puts the schemas into the ConfigStore: the root types all groups but `compressor`, whose members are classes."""
+    register_help()
     store = ConfigStore.instance()
     store.store(name="train_schema", node=TrainConfig)
     for module in pkgutil.iter_modules(compressors.__path__):

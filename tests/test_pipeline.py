@@ -2,15 +2,20 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
 import torch
 import yaml
+
+from compressors.wpc import WPC
+from configs.schema import DatasetConfig, LatencyConfig, TrainerConfig
 
 ROOT = Path(__file__).parent.parent
 TINY = ["model=resnet20", "dataset.limit=96", "dataset.batch_size=16", "latency.seconds=0", "trainer.threads=1"]
@@ -129,6 +134,20 @@ def test_interrupt_says_how_to_resume(tmp_path):
     output, _ = process.communicate(timeout=60)
     assert process.returncode == 130, output
     assert "add resume=run to the same command" in output and "Traceback" not in output
+
+
+def test_help_shows_every_option_of_the_chosen_members(tmp_path):
+    shown = cli("train.py", "compressor=wpc", "dataset=mnist", "--help", cwd=tmp_path, COLUMNS="120").stdout
+    assert "$" not in shown and max(map(len, shown.splitlines())) < 180 and shown.count("\n") < 115
+    pages = {"compressor": WPC, "dataset": DatasetConfig, "trainer": TrainerConfig, "latency": LatencyConfig}
+    for group, cls in pages.items():
+        for option in fields(cls):
+            if option.name not in ("_target_", "name"):
+                line = next(line for line in shown.splitlines() if line.startswith(f"  {group}.{option.name}="))
+                assert option.metadata["help"][:40] in line
+    assert re.search(r"\n  compressor.lambda_=0.002 +weight of the penalty  \[0, inf\)\n", shown)
+    assert re.search(r"\n  schedule.<stage>.epochs=5\|3\|3\|2 ", shown) and "\n  dataset.root=data " in shown
+    assert not list(tmp_path.iterdir())
 
 
 BAD = {
