@@ -48,7 +48,7 @@ def test_method_goes_all_the_way_on(method, model, configuration, tmp_path, plai
     assert report["accuracy"]["top1"] == report["accuracy"]["trained_top1"]
 
 
-@pytest.mark.parametrize("method", ["stq_a", "stq_b", "xnor", "bnn"])
+@pytest.mark.parametrize("method", ["stq_a", "stq_b", "xnor", "bnn", "subsidiary", "msf"])
 @pytest.mark.parametrize("model", ["lenet5", "alexnet", "mobilenet_v2", "resnet50"])
 def test_binary_inputs_are_refused_where_a_model_has_no_such_form(method, model, configuration, tmp_path):
     config = configuration(f"compressor={method}", f"model={model}", *TINY_DATA, f"dataset.image_size={size_of(model)}")
