@@ -181,6 +181,24 @@ def test_in_a_stream_a_channel_dies_only_with_all_its_producers():
         assert bool(found["down.1"].cols_removed[1]) == everywhere
 
 
+def test_a_zero_channel_keeps_its_place_where_a_sign_makes_a_value_of_it():
+    class Sum(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.left, self.right = (nn.Conv2d(3, 4, 1, bias=False) for _ in range(2))
+            self.sign, self.head, self.flatten = Sign(), nn.Conv2d(4, 2, 8), nn.Flatten()
+
+        def forward(self, x):
+            return self.flatten(self.head(self.sign(self.left(x) + self.right(x))))
+
+    net = Sum()
+    with torch.no_grad():
+        net.left.weight[1], net.right.weight[1], net.right.weight[2] = 0, 0, 0
+    found = removable(net, EXAMPLE, through_sign=False)
+    assert not found["left"].rows_removed.any()  # one operand has to bring channel 1
+    assert found["right"].rows_removed.tolist() == [False, True, True, False]
+
+
 def test_flattened_pixels_are_separate_columns_of_one_channel():
     net = build("chain", 0)
     with torch.no_grad():

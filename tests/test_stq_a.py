@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from compressors.base import Stage
+from compressors.spread import attach_channel_masks, remove_filters
 from compressors.stq_a import STQA, choose_filters, separation
 from compressors.transforms import encode_layer
 from evaluation.theory import BINARY, SCALED
@@ -18,6 +19,7 @@ from models.resnet import resnet20
 from models.vgg import vgg11
 from packing.trace import to_packed
 from tests.plain_loop import run, run_stage
+from tests.tiny_nets import INPUT, build
 
 
 def test_global_threshold_takes_the_smallest_scales_of_all_layers_together():
@@ -109,6 +111,15 @@ def test_removal_behind_a_sign_masks_the_reader_too():
         gone = (before.weight == 0).flatten(1).all(1)
         assert (after.weight[:, gone] == 0).all()
     assert any((c.weight == 0).flatten(1).all(1).any() for c in convs)
+
+
+def test_a_removed_filter_takes_the_depthwise_filters_that_read_it():
+    net = build("depthwise", 0)
+    attach_channel_masks(net)
+    remove_filters(net, torch.zeros(1, *INPUT), {"0": torch.arange(6) == 2})
+    assert (~net[3].weight.flatten(1).any(dim=1)).nonzero().flatten().tolist() == [4, 5]
+    assert (net[4].weight == 0).nonzero().flatten().tolist() == [4, 5] and not net[4].bias[4:6].any()
+    assert (~net[6].weight.flatten(2).any(dim=(0, 2))).nonzero().flatten().tolist() == [4, 5]
 
 
 def test_first_binary_layer_is_never_pruned():
