@@ -20,7 +20,7 @@ from pipeline.checkpoints import MidStageCheckpoint
 from pipeline.folder import RunFolder, load_plain, save_atomic
 from pipeline.module import StageModule, epoch_seed
 from pipeline.progress import StageBar
-from pipeline.teacher import build_teacher
+from pipeline.teacher import build_teacher, check_teacher
 from pipeline.tracking import Tracker
 
 
@@ -46,14 +46,13 @@ def run_stages(config: DictConfig, folder: RunFolder, tracker: Tracker, console:
     device = build.device(config)
     data = build.data(config, device)
     model = build.model(config).to(device)
-    if config.trainer.channels_last:
-        model = model.to(memory_format=torch.channels_last)
     compressor = build.compressor(config)
     example = next(iter(data.test_dataloader()))[0][:1]
     compressor.prepare(model, example)
+    stages = compressor.stages(model)
+    check_teacher(config, folder, stages)
 
     run = Trained(model, compressor, data, folder)
-    stages = compressor.stages(model)
     done = _finished(folder, stages)
     if done:
         _load_boundary(run, done)
@@ -67,9 +66,9 @@ def run_stages(config: DictConfig, folder: RunFolder, tracker: Tracker, console:
             _run_stage(config, run, stage, tracker, console, f"{number}/{len(stages)} {stage.name}")
         finally:
             folder.add_seconds(stage.name, time.perf_counter() - started)
-    model.eval()
-    if run.logits is None:  # everything was finished before: only the packed file is missing
-        test_top1(run)
+    if run.logits is None or device.type != "cpu":  # all was finished before, or tested elsewhere than the packed file
+        model.cpu()
+        run.top1[stages[-1].name] = test_top1(run)
     return run
 
 
@@ -123,7 +122,8 @@ def _run_stage(config: DictConfig, run: Trained, stage: Stage, tracker: Tracker,
             teacher=teacher, distill=options.distill, temperature=config.schedule.temperature, forward=forward,
         )  # fmt: skip
         trainer = build.trainer(config, recipe.epochs, [keeper, bar])
-        run.model.train()
+        layout = torch.channels_last if config.trainer.channels_last else torch.contiguous_format
+        _lay_out(run.model.train(), layout)
         trainer.fit(
             module,
             run.data.train_dataloader(),
@@ -150,13 +150,24 @@ def _finish_stage(run: Trained, stage: Stage, epochs: int, tracker: Tracker, con
     sys.stdout.flush()
 
 
+def _lay_out(model: nn.Module, layout: torch.memory_format) -> None:
+    """The memory layout of all conv weights; masks and duals keep theirs."""
+    for p in model.parameters():
+        if p.dim() == 4:
+            p.data = p.data.contiguous(memory_format=layout)
+
+
 @torch.no_grad()
 def test_top1(run: Trained) -> float:
-    """Top-1 on the test set in fp32, as a fraction; keeps the logits."""
-    run.model.eval()
+    """Top-1 on the test set in fp32, as a fraction; keeps the logits.
+
+    In the memory layout of the packed network: others sum in another order, and a last bit flips a binary activation.
+    """
+    _lay_out(run.model.eval(), torch.contiguous_format)
+    device = next(run.model.parameters()).device
     answers, truth = [], []
     for images, labels in run.data.test_dataloader():
-        answers.append(run.model(images).cpu())
+        answers.append(run.model(images.to(device).contiguous()).cpu())
         truth.append(labels.cpu())
     run.logits = torch.cat(answers)
     return (run.logits.argmax(1) == torch.cat(truth)).double().mean().item()

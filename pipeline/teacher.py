@@ -5,8 +5,20 @@ from __future__ import annotations
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
+from compressors.base import Stage
 from pipeline import build
 from pipeline.folder import RunFolder, load_plain
+
+NO_TEACHER = "schedule.*.distill needs schedule.teacher=<file>: this run trains no float network first"
+
+
+def check_teacher(config: DictConfig, folder: RunFolder, stages: list[Stage]) -> None:
+    """Raises what `build_teacher` would, before the first stage instead of at the one that is distilled."""
+    if any(config.schedule[stage.kind].distill > 0 for stage in stages):
+        if config.schedule.teacher:
+            build_teacher(config, folder)
+        elif config.model.form != "float" or stages[0].kind != "pretrain" or config.schedule.pretrain.distill > 0:
+            raise ValueError(NO_TEACHER)
 
 
 def build_teacher(config: DictConfig, folder: RunFolder) -> nn.Module:
@@ -19,10 +31,13 @@ def build_teacher(config: DictConfig, folder: RunFolder) -> nn.Module:
         float_config = OmegaConf.merge(config, {"model": {"form": "float", "pretrained": config.schedule.teacher}})
         if config.model.form == "fbin":
             float_config.model.options = {}
-        return build.model(float_config).eval().to(build.device(config))
+        try:
+            return build.model(float_config).eval().to(build.device(config))
+        except (ValueError, OSError) as e:
+            raise ValueError(str(e).replace("model.pretrained", "schedule.teacher")) from e
     boundary = folder.boundary("pretrain")
     if config.model.form != "float" or not boundary.is_file():
-        raise ValueError("schedule.*.distill needs schedule.teacher=<file>: this run trains no float network first")
+        raise ValueError(NO_TEACHER)
     teacher = build.model(OmegaConf.merge(config, {"model": {"pretrained": None}}))
     state = load_plain(boundary)["model"]
     names = {k.replace("parametrizations.", "").removesuffix(".original"): v for k, v in state.items()}

@@ -79,6 +79,29 @@ class Result:
             self.trained = stages.run_stages(config, self.folder, tracker, self.console)
 
 
+def test_trained_network_is_tested_in_the_memory_layout_of_the_packed_one(configuration, tmp_path, monkeypatch):
+    """Sums in another order differ in the last bit, and that flips signs of a binary network: other predictions."""
+    options = ["model=resnet20", *TINY_DATA, *ONE_EPOCH, "dataset.image_size=16", "trainer.channels_last=true"]
+    run = Result(configuration("compressor=xnor", *options), tmp_path / "run", monkeypatch)
+    images = [batch.contiguous() for batch, _ in run.trained.data.test_dataloader()]
+    net = run.trained.model.to(memory_format=torch.contiguous_format)
+    with torch.no_grad():
+        assert torch.equal(torch.cat([net(batch) for batch in images]), run.logits[-1])
+
+
+@pytest.mark.parametrize("options, said", [
+    (["compressor=twn", "schedule.teacher=nowhere.pt"], r"schedule\.teacher=nowhere\.pt: there is no such file"),
+    (["compressor=stq_a"], r"distill needs schedule\.teacher=<file>"),
+])  # fmt: skip
+def test_teacher_that_is_not_there_is_missed_before_the_first_stage(
+    options, said, configuration, tmp_path, monkeypatch
+):
+    config = configuration(*options, "model=nin", *TINY_DATA, *ONE_EPOCH, "schedule.finetune.distill=0.5")
+    with pytest.raises(ValueError, match=said):
+        Result(config, tmp_path, monkeypatch)
+    assert not (tmp_path / "checkpoints").exists()
+
+
 @pytest.mark.parametrize("method", ["ptq", "wpc"])
 def test_teacher_is_the_float_network_of_the_pretrain_stage(method, configuration, tmp_path, monkeypatch):
     config = configuration(
@@ -89,7 +112,7 @@ def test_teacher_is_the_float_network_of_the_pretrain_stage(method, configuratio
     teacher = build_teacher(config, run.folder)
     assert not teacher.training and not any("parametrizations" in name for name in teacher.state_dict())
     with torch.no_grad():
-        logits = torch.cat([teacher(images) for images, _ in run.trained.data.test_dataloader()])
+        logits = torch.cat([teacher(images.contiguous()) for images, _ in run.trained.data.test_dataloader()])
     assert torch.equal(logits, run.logits[0])
     assert not torch.allclose(logits, run.logits[-1])
 
