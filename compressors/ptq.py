@@ -47,6 +47,7 @@ class PTQ(Compressor):
     delta: str = option("support", "ternary threshold on survivors: 0 (support) or 0.7 mean|u| (twn)", choices=DELTAS)
     estimator: str = option("R1", "gradient of the ternary weights", choices=VARIANTS)
     lambda_: float = option(0.1, "pull towards the ternary point (R0: towards zero); 1e-4 for ImageNet lengths", ge=0)
+    lambda_ramp: float = option(0.0, "power of lambda's rise over the quantize stage; 0: constant", ge=0)
     reinit: bool = option(False, "start the quantize stage from u_hat (as the follow-up HQ does)")
     depthwise: str = option("float", "depthwise convs: keep float or make ternary", choices=("float", "ternary"))
     protocol: str = option("cifar", "which stage lengths and rates to use by default", choices=("cifar", "imagenet"))
@@ -68,6 +69,7 @@ class PTQ(Compressor):
         return {name: layer for name, layer in found.items() if not is_depthwise(layer)}
 
     def prepare(self, model: nn.Module, example: Tensor) -> None:
+        self._pull = self.lambda_
         try:
             followed = batchnorm_after(model)
         except UntraceableError:  # such as a detector: no BN is known to follow, so every layer has its gain
@@ -112,7 +114,12 @@ class PTQ(Compressor):
             return self.pfr
         return self.pfr + (min(self.start_ratio, self.pfr) - self.pfr) * (1 - epoch / ramp) ** 3
 
+    def pull(self, epoch: int, epochs: int) -> float:
+        """lambda_t = lambda ((t + 1) / T)^ramp: signs are free to flip at first and settle at the end (our choice)."""
+        return self.lambda_ * ((epoch + 1) / epochs) ** self.lambda_ramp
+
     def before_epoch(self, model: nn.Module, stage: Stage, epoch: int, epochs: int) -> None:
+        self._pull = self.pull(epoch, epochs)
         if stage.kind == "prune" and (epoch == 0 or self.ratio(epoch - 1, epochs) < self.pfr):
             for _, layer in transformed(model):
                 prune(layer, self.ratio(epoch, epochs))
@@ -127,7 +134,7 @@ class PTQ(Compressor):
             u = latent(layer) * find(layer, Mask).mask
             codes, root = find(layer, UnitTernary).unit(u.detach())
             total = total + ((u - (0 if self.estimator == "R0" else codes * root)) ** 2).sum()
-        return self.lambda_ / 2 * total
+        return self._pull / 2 * total
 
     def after_step(self, model: nn.Module, stage: Stage) -> None:
         if stage.kind != "pretrain":

@@ -106,6 +106,22 @@ def test_latent_gradient_is_the_papers(estimator):
     np.testing.assert_allclose(latent(layer).grad.numpy(), expected, atol=1e-7)  # eps of the norm: 1e-8
 
 
+def test_the_pull_rises_to_lambda_by_the_end_of_the_stage():
+    model, compressor = prepared(pfr=0.6, lambda_=0.3, lambda_ramp=3)
+    at(model, compressor, "prune")
+    compressor.start(model, Stage("quantize"))
+    penalties = []
+    for epoch in range(4):
+        compressor.before_epoch(model, Stage("quantize"), epoch, 4)
+        penalties.append(compressor.penalty(model, Stage("quantize")).item())
+    u, hat = zip(
+        *((latent(m) * find(m, Mask).mask, scaled(*encode_layer(m))) for _, m in transformed(model)), strict=True
+    )
+    gains = [find(m, UnitTernary).gain for _, m in transformed(model)]
+    squares = sum(((a - b / (1 if g is None else g)) ** 2).sum().item() for a, b, g in zip(u, hat, gains, strict=True))
+    np.testing.assert_allclose(penalties, [0.15 * squares * x for x in (1 / 64, 1 / 8, 27 / 64, 1)], rtol=1e-5)
+
+
 def test_gain_is_exact_and_scales_the_weight_gradient():
     weight = torch.randn(4, 9, dtype=torch.float64, requires_grad=True)
     quantizer = UnitTernary(gain=True, active=True).double()
