@@ -45,9 +45,9 @@ def run(config: DictConfig, path: str | Path, sweep: str | None = None) -> dict[
     folder, console, tracker = RunFolder(path), Console(), instantiate(config.logger)
     folder.claim(build.plain(config), resume=bool(config.resume) or (sweep is not None and folder.started))
     if folder.finished:
-        console.print(f"{folder.path} is finished: nothing to do")
+        console.print(f"{folder.path} is finished: nothing to do", soft_wrap=True)
         return read_report(folder.report)
-    console.print(f"run folder: {folder.path}")
+    console.print(f"run folder: {folder.path}", soft_wrap=True)
     failed = True
     try:
         with resume_hint(folder, console):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,15 @@ from packing.atomic import write_atomic
 
 DEPTH = 3
 MARKERS = "osD^vPX*<>"
+
+
+def short(labels: Sequence[str]) -> list[str]:
+    """Labels without what all of them say: the parts `option-value`, joined by `__`, in which the runs differ."""
+    plain = [re.sub("-[0-9a-f]{8}$", "", label) for label in labels]  # without the hash of an unusual override
+    labels = plain if len(set(plain)) == len(labels) else labels
+    common = set.intersection(*(set(label.split("__")) for label in labels))
+    kept = [[p.removeprefix("compressor.") for p in label.split("__") if p not in common] for label in labels]
+    return ["__".join(parts) or label for parts, label in zip(kept, labels, strict=True)]
 
 
 @dataclass(frozen=True)
@@ -90,23 +100,24 @@ HEAD = ["Run", "Before", "Top-1", "Pruned", "Bytes", "Ratio", "Reload", "Front"]
 
 
 def _cells(row: dict[str, Any]) -> list[str]:
+    """What `HEAD` names, but for the run itself."""
     reload = {True: "same", False: "DIFFERS", None: "–"}[row["identical_predictions"]]
     numbers = [percent(row[name]) for name in ("float_top1", "top1", "pfr")] + [f"{row['packed_bytes']:,}"]
-    return [row["run"], *numbers, f"{row['compression_ratio']:.1f}", reload, "●" if row["pareto"] else ""]
+    return [*numbers, f"{row['compression_ratio']:.1f}", reload, "●" if row["pareto"] else ""]
 
 
 @styled
 def pareto_figure(runs: Sequence[Run]) -> Figure:
     """Top-1 against compression ratio, a marker per run, the Pareto front joined."""
     figure, (ax,) = axes(7.6, 4.4)
-    front = pareto(runs)
+    front, names = pareto(runs), short([run.label for run in runs])
     ax.plot([r.ratio for r in front], [100 * r.top1 for r in front], color=BLUE, linewidth=1.4, zorder=2)
     kinds = list(dict.fromkeys(run.report["compressor"] for run in runs))
-    for run in runs:
+    for run, name in zip(runs, names, strict=True):
         best = run in front
         marker = MARKERS[kinds.index(run.report["compressor"]) % len(MARKERS)]
         ax.scatter(run.ratio, 100 * run.top1, s=42, marker=marker, color=BLUE if best else PALE, zorder=3)
-        text = run.label if len(run.label) <= 40 else f"{run.label[:39]}…"
+        text = name if len(name) <= 40 else f"{name[:39]}…"
         place, color = (6, 5), (INK if best else MUTED)
         ax.annotate(text, (run.ratio, 100 * run.top1), place, textcoords="offset points", fontsize=7.5, color=color)
     if len(kinds) > 1:
@@ -141,7 +152,9 @@ def summarise(sweep_dir: str | Path) -> Table | None:
 
 def _page(name: str, picture: str, found: Sequence[dict[str, Any]]) -> str:
     text = "Ratio: fp32 bytes of the uncut network / bytes on disk. Reload: predictions of the file read back."
-    runs = section("Runs", table(HEAD, [_cells(row) for row in found]), text)
+    names = short([row["run"] for row in found])
+    lines = [[name, *_cells(row)] for name, row in zip(names, found, strict=True)]
+    runs = section("Runs", table(HEAD, lines), text)
     text = "Blue runs are on the Pareto front: no other run is both smaller and more accurate."
     body = section("Accuracy against size", picture, text)
     return page(f"Sweep {name}", body + runs, f"{len(found)} finished runs")
@@ -151,6 +164,6 @@ def _table(folder: Path, found: Sequence[dict[str, Any]]) -> Table:
     result = Table(title=f"Sweep {folder}", title_justify="left", box=box.SIMPLE_HEAD)
     for k, name in enumerate(HEAD):
         result.add_column(name, justify="right" if 1 <= k <= 5 else "left", no_wrap=k > 0, overflow="fold")
-    for row in found:
-        result.add_row(*_cells(row), style=None if row["pareto"] else "dim")
+    for name, row in zip(short([row["run"] for row in found]), found, strict=True):
+        result.add_row(name, *_cells(row), style=None if row["pareto"] else "dim")
     return result

@@ -21,7 +21,8 @@ def folder_name(overrides: list[str]) -> str:
     """
     told = sorted(o for o in overrides if o.split("=")[0] not in VOLATILE and o.split(".")[0] not in VOLATILE)
     plain = all(re.fullmatch(r"[\w.]+=[\w.,-]*", o, re.ASCII) for o in told)
-    name = re.sub(r"[^\w.+-]", "_", "__".join(told).replace("=", "-").replace(",", "+"), flags=re.ASCII)
+    safe = (re.sub(r"[^\w.+-]+", "_", o.replace("=", "-").replace(",", "+"), flags=re.ASCII).strip("_") for o in told)
+    name = "__".join(safe)
     if len(name) > LONGEST_NAME or not plain:
         name = f"{name[: LONGEST_NAME - 9]}-{hashlib.sha256(repr(told).encode()).hexdigest()[:8]}"
     return name or "default"

@@ -96,7 +96,8 @@ def test_trained_network_is_tested_in_the_memory_layout_of_the_packed_one(config
 def test_teacher_that_is_not_there_is_missed_before_the_first_stage(
     options, said, configuration, tmp_path, monkeypatch
 ):
-    config = configuration(*options, "model=nin", *TINY_DATA, *ONE_EPOCH, "schedule.finetune.distill=0.5")
+    distilled = ["schedule.quantize.distill=0.5", "schedule.finetune.distill=0.5"]
+    config = configuration(*options, "model=nin", *TINY_DATA, *ONE_EPOCH, *distilled)
     with pytest.raises(ValueError, match=said):
         Result(config, tmp_path, monkeypatch)
     assert not (tmp_path / "checkpoints").exists()

@@ -203,6 +203,13 @@ def test_sweep_summary_finds_runs_up_to_three_folders_down(tmp_path):
     assert "pfr-0.2" in text and "DIFFERS" not in text
 
 
+def test_runs_of_a_sweep_are_named_by_what_differs():
+    assert sweep.short(["a-1__compressor.pfr-0.2__z-3", "a-1__compressor.pfr-0.4__z-3"]) == ["pfr-0.2", "pfr-0.4"]
+    assert sweep.short(["a-1__pfr-0.2-0123abcd", "a-1__pfr-0.4-4567cdef"]) == ["pfr-0.2", "pfr-0.4"]
+    assert sweep.short(["a-1-0123abcd", "a-1-4567cdef"]) == ["a-1-0123abcd", "a-1-4567cdef"]
+    assert sweep.short(["a-1__b-2", "a-1"]) == ["b-2", "a-1"] and sweep.short(["a-1"]) == ["a-1"]
+
+
 def test_sweep_without_reports_writes_nothing(tmp_path):
     assert sweep.summarise(tmp_path) is None
     assert list(tmp_path.iterdir()) == []
