@@ -199,6 +199,33 @@ def test_a_zero_channel_keeps_its_place_where_a_sign_makes_a_value_of_it():
     assert found["right"].rows_removed.tolist() == [False, True, True, False]
 
 
+def test_a_filter_whose_batchnorm_is_silent_can_go():
+    net = build("chain", 0)
+    with torch.no_grad():
+        net[3].weight[2], net[3].bias[2] = 0, 0  # constantly zero
+        net[3].weight[4], net[3].bias[4] = 0, 1  # constantly one: the next conv reads it
+    found = removable(net, EXAMPLE, through_sign=False)
+    assert found["2"].rows_removed.nonzero().flatten().tolist() == [2]
+    assert found["7"].cols_removed.nonzero().flatten().tolist() == [2]
+
+
+def test_a_padded_mean_of_a_constant_is_no_constant():
+    class Sum(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.left, self.right = (nn.Conv2d(3, 2, 1) for _ in range(2))
+            self.pool, self.head, self.flatten = nn.AvgPool2d(3, 1, 1), nn.Conv2d(2, 2, 8), nn.Flatten()
+
+        def forward(self, x):
+            return self.flatten(self.head(self.pool(self.left(x)) + self.right(x)))
+
+    net = Sum()
+    with torch.no_grad():
+        for conv, bias in ((net.left, 0.5), (net.right, -0.5)):
+            conv.weight[1], conv.bias[1] = 0, bias
+    assert not any(found.rows_removed.any() for found in removable(net, EXAMPLE, through_sign=False).values())
+
+
 def test_flattened_pixels_are_separate_columns_of_one_channel():
     net = build("chain", 0)
     with torch.no_grad():
