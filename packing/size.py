@@ -26,7 +26,8 @@ class Size:
         theoretical_bits: kept weights at ceil(log2(levels)) bits, 32 for every scale and float, one bit per kernel for
             the mask of a gathered layer; no entropy coding, no headers.
         entropy_bits: the codes at their empirical entropy (with the kernels' mask apart where that is less), 32 for
-            every scale and float, and the structure (kept rows, columns, channel indices) at its empirical entropy.
+            every scale and float (of a pruned float layer: its nonzeros, and where they are), and the structure (kept
+            rows, columns, channel indices) at its empirical entropy.
         original_parameters: numbers of the uncut network.
     """
 
@@ -79,9 +80,9 @@ def _weight_size(layer: LayerCodes) -> Size:
     original = math.prod(layer.full_shape)
     structure = sum(_index_bits(len(k), n) for k, n in zip((layer.rows, layer.cols), layer.full_shape, strict=False))
     if layer.codes is None:
-        bits = FLOAT_BITS * layer.floats.size
-        nonzeros = int(np.count_nonzero(layer.floats))
-        return Size(layer.floats.size, nonzeros, bits, bits + structure, original)
+        count, nonzeros = layer.floats.size, int(np.count_nonzero(layer.floats))
+        entropy = min(FLOAT_BITS * count, FLOAT_BITS * nonzeros + entropy_bits(layer.floats != 0))
+        return Size(count, nonzeros, FLOAT_BITS * count, entropy + structure, original)
     dense, mask = layer.dense_codes(), layer.kernel_mask()
     scales = sum(FLOAT_BITS * s.size for s in (layer.scale, layer.negative_scale) if s is not None)
     width = bits_per_symbol(len(np.unique(layer.codes)))

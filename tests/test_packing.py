@@ -18,7 +18,7 @@ from tiny_nets import INPUT, build, layers, prune
 from kernels.engine import load_engine
 from packing.codecs import CODECS, inflate, pack, packed_size, unpack
 from packing.file import MAGIC, PREAMBLE, PackedFileError, dumps, loads, read, write
-from packing.size import compressed_code_bytes, sizes, total_size
+from packing.size import compressed_code_bytes, node_size, sizes, total_size
 from packing.spec import LayerCodes, Node, PackedModel
 from packing.structure import irregular_index_bits, layer_structure, structure
 from packing.trace import to_packed
@@ -365,6 +365,17 @@ def test_sizes_by_hand():
     assert total.theoretical_bits == conv.theoretical_bits + 32 * 32
     assert total.entropy_bound_bytes == math.ceil((conv.entropy_bits + 32 * 32) / 8)
     assert total_size(packed, conv_only=True) == conv
+
+
+def test_a_pruned_float_layer_is_bounded_by_its_nonzeros_and_their_places():
+    weight = np.zeros((8, 4, 3, 3), np.float32)
+    weight.reshape(-1)[:36] = 1.5
+    layer = LayerCodes(weight.shape, np.arange(8), np.arange(4), floats=weight)
+    places = 288 * -(1 / 8 * math.log2(1 / 8) + 7 / 8 * math.log2(7 / 8))
+    node = Node("conv", "conv", codes=layer)
+    assert node_size(node, 4).entropy_bits == pytest.approx(36 * 32 + places)
+    layer.floats = np.ones_like(weight)
+    assert node_size(node, 4).entropy_bits == 288 * 32
 
 
 def test_dropped_layers_count_as_original_and_as_removed():
