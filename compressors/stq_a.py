@@ -41,6 +41,9 @@ def choose_filters(
     return dead
 
 
+TINY = 1e-8  # scales that the penalty has reached oscillate around 0, some orders of magnitude below the others
+
+
 def separation(values: Tensor) -> float:
     """Share of the variance explained by the best split in two (Otsu): 0.64 normal, 0.75 even, 1 for two points.
 
@@ -116,7 +119,8 @@ class STQA(Compressor):
         total = sum(len(v) for v in kept.values())
         return {
             "gamma_mean": pooled.mean().item(),
-            "gamma_separation": separation(pooled),
+            "gamma_separation": separation(pooled.clamp_min(TINY).log10()),
             "gamma_hist": torch.histc(pooled, bins=30, min=0.0, max=1.5).tolist(),
+            "gamma_log10_hist": torch.histc(pooled.clamp_min(TINY).log10(), bins=18, min=-8.0, max=1.0).tolist(),
             "pfr": 1 - sum(v.sum().item() for v in kept.values()) / total,
         }
