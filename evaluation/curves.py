@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.colors import PowerNorm
 
 from evaluation.figures import BLUE, GREEN, INK, MUTED, ORANGE, PALE, PURPLE, axes, styled, svg
 
@@ -99,7 +100,7 @@ def curve_panels(rows: Sequence[Row]) -> str | None:
 
 @styled
 def heat_maps(rows: Sequence[Row]) -> str | None:
-    """One picture per list: epochs of the run to the right, the list's places upwards; None without any."""
+    """One picture per list: epochs of the run to the right, layers or bins upwards; None without any."""
     names, places = lists(rows), positions(rows)
     if not names:
         return None
@@ -110,11 +111,13 @@ def heat_maps(rows: Sequence[Row]) -> str | None:
         for place, row in zip(places, rows, strict=True):
             if isinstance(row.get(name), list):
                 image[: len(row[name]), place] = row[name]
-        shown = ax.imshow(image, aspect="auto", origin="lower", cmap="Blues", interpolation="nearest")
+        # The root of a count shows a small second peak beside a large one.
+        norm = PowerNorm(0.5) if name.endswith("_hist") else None
+        shown = ax.imshow(image, norm=norm, aspect="auto", origin="lower", cmap="Blues", interpolation="nearest")
         figure.colorbar(shown, ax=ax, pad=0.01, fraction=0.03).outline.set_visible(False)
         _mark_stages(ax, rows, places)
         ax.grid(visible=False)
-        ax.set_ylabel("place in the list")
+        ax.set_ylabel("bin" if name.endswith("_hist") else "layer")
         ax.set_title(name)
     panels[-1].set_xlabel("epoch of the run")
     return svg(figure)

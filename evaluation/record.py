@@ -118,9 +118,9 @@ def main(arguments: list[str] | None = None) -> None:
         ledger.append(row)
         if options.plots:
             keep_plots(options.run, options.plots)
+        tables.main()
     except (ValueError, OSError) as error:
         sys.exit(f"error: {error}")
-    tables.main()
     print(f"added to {ledger.LEDGER}; {tables.RESULTS} is up to date")
 
 
