@@ -220,11 +220,25 @@ def test_sweep_without_reports_writes_nothing(tmp_path):
 
 def test_recorded_rows_are_valid_and_in_per_cent():
     row = record.ledger_row(a_report(), {"pretrain": 10.0, "prune": 2.5}, "paper", "python train.py")
-    validate(row, "row")
+    validate({"run": "name", **row}, "row")
     assert (row["top1_before"], row["top1"], row["pfr"], row["wall_clock_s"]) == (95.0, 90.0, 25.0, 12.5)
     assert row["pruning_rate"] == round(2 * 216 / 162, 3)
     assert row["speedup_theory"] == 85.33
     assert "weights_left" not in row
+
+
+def test_the_last_number_of_every_metric_is_kept_by_stage():
+    lines = [
+        {"stage": "prune", "epoch": 0, "cosine": 0.5, "gap": 0.3},
+        {"stage": "prune", "epoch": 1, "cosine": 0.123456789, "gap": float("nan"), "by_layer": [1.0]},
+        {"stage": "prune", "test_top1": 0.9, "cosine": 0.6, "note": "text"},
+        {"stage": "prune-2", "epoch": 0, "cosine": 0.7},
+    ]
+    assert record.last_numbers(lines[:2]) == {"prune": {"epoch": 1, "cosine": 0.123457, "gap": 0.3}}
+    assert record.last_numbers(lines) == {
+        "prune": {"epoch": 1, "cosine": 0.6, "gap": 0.3, "test_top1": 0.9},
+        "prune-2": {"epoch": 0, "cosine": 0.7},
+    }
 
 
 def test_pruning_rate_counts_nonzeros_only_where_single_weights_are_pruned():
