@@ -19,31 +19,39 @@ from evaluation.report import evaluate_packed, read_report, write_report
 from evaluation.table import near, summary
 from packing.file import write
 from packing.trace import to_packed
-from pipeline import build
+from pipeline import build, ranks
 from pipeline.cli import fails_in_one_line, resume_hint, run_cli
 from pipeline.folder import RunFolder
 from pipeline.meta import packed_meta
 from pipeline.naming import register_resolvers
 from pipeline.stages import Trained, run_stages
+from pipeline.tracking import NoTracker
 
 
 @hydra.main(version_base="1.3", config_path="configs", config_name="train")
 @fails_in_one_line
-def main(config: DictConfig) -> float:
+def main(config: DictConfig) -> float | None:
     """Returns the packed network's top-1, so that sweepers can optimise it."""
     hydra_config = HydraConfig.get()
     sweep = Path(hydra_config.sweep.dir).name if hydra_config.mode == RunMode.MULTIRUN else None
-    return run(config, near(config.resume or hydra_config.runtime.output_dir), sweep)["accuracy"]["top1"]
+    report = run(config, near(config.resume or hydra_config.runtime.output_dir), sweep)
+    return report["accuracy"]["top1"] if report else None
 
 
-def run(config: DictConfig, path: str | Path, sweep: str | None = None) -> dict[str, Any]:
-    """One job in its run folder: goes on with what is there, or starts; returns the report.
+def run(config: DictConfig, path: str | Path, sweep: str | None = None) -> dict[str, Any] | None:
+    """One job in its run folder: goes on with what is there, or starts; returns the report (None: not rank 0).
 
     A folder with this very run in it is only entered to resume it or, in a sweep, to skip or finish it.
     """
     build.validate(config)
-    folder, console, tracker = RunFolder(path), Console(), instantiate(config.logger)
-    folder.claim(build.plain(config), resume=bool(config.resume) or (sweep is not None and folder.started))
+    if sweep is not None and ranks.size() > 1:
+        raise ValueError(f"-m: a sweep runs in one process, not in {ranks.size()}; expected one job per torchrun")
+    ranks.start(config.trainer.devices, build.device(config))
+    folder, console = RunFolder(ranks.from_main(path)), Console(quiet=not ranks.is_main())
+    tracker = instantiate(config.logger) if ranks.is_main() else NoTracker()
+    if ranks.is_main():
+        folder.claim(build.plain(config), resume=bool(config.resume) or (sweep is not None and folder.started))
+    ranks.barrier()
     if folder.finished:
         console.print(f"{folder.path} is finished: nothing to do", soft_wrap=True)
         return read_report(folder.report)
@@ -52,7 +60,11 @@ def run(config: DictConfig, path: str | Path, sweep: str | None = None) -> dict[
     try:
         with resume_hint(folder, console):
             tracker.open(folder.path, build.plain(config), sweep)
-            report = pack_and_measure(config, run_stages(config, folder, tracker, console), console)
+            trained = run_stages(config, folder, tracker, console)
+            ranks.stop()
+            if not ranks.is_main():
+                return None
+            report = pack_and_measure(config, trained, console)
             tracker.summary(report, folder.packed)
             failed = False
     finally:

@@ -91,8 +91,7 @@ class TrainerConfig:
     """Where and in which precision to train."""
 
     accelerator: str = option("auto", "device kind", choices=("auto", "cpu", "gpu"))
-    devices: int = option(1, "number of devices", ge=1)
-    strategy: str = option("auto", "Lightning strategy", choices=("auto", "ddp"))
+    devices: int = option(1, "GPUs of this machine; N need torchrun --nproc_per_node=N train.py ...", ge=1)
     precision: str = option("auto", "auto = bf16 where the device is fast at it", choices=("auto", "fp32", "bf16"))
     channels_last: bool = option(True, "NHWC memory format")
     compile: bool = option(False, "torch.compile the network")

@@ -20,6 +20,7 @@ from pipeline.checkpoints import AtomicCheckpointIO
 
 logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)  # its notices are about itself, not about the run
 warnings.filterwarnings("ignore", module="pytorch_lightning")
+warnings.filterwarnings("ignore", message="Grad strides")  # DDP, of channels-last 1x1 kernels: a matter of speed
 
 
 def plain(config: DictConfig) -> dict[str, Any]:
@@ -73,13 +74,16 @@ def device(config: DictConfig) -> torch.device:
     """Where this process trains.
 
     Raises:
-        ValueError: trainer.accelerator=gpu without a GPU.
+        ValueError: trainer.accelerator=gpu without a GPU, or fewer GPUs than trainer.devices.
     """
     has_gpu = torch.cuda.is_available()
     if config.trainer.accelerator == "gpu" and not has_gpu:
         raise ValueError("trainer.accelerator=gpu: no CUDA device is visible; expected auto or cpu on this machine")
     if config.trainer.accelerator == "cpu" or not has_gpu:
         return torch.device("cpu")
+    devices, visible = config.trainer.devices, torch.cuda.device_count()
+    if devices > visible:
+        raise ValueError(f"trainer.devices={devices}: expected at most {visible}, the CUDA devices that are visible")
     return torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
 
 
@@ -99,7 +103,8 @@ def trainer(config: DictConfig, epochs: int, callbacks: list[pl.Callback]) -> pl
     return pl.Trainer(
         accelerator=t.accelerator,
         devices=t.devices,
-        strategy=t.strategy,
+        strategy="ddp_find_unused_parameters_true" if t.devices > 1 else "auto",
+        use_distributed_sampler=False,  # the loaders know their rank
         precision="bf16-mixed" if uses_bf16(config) else "32-true",
         deterministic=t.deterministic,
         max_epochs=epochs,

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from compressors.base import Compressor, Recipe, Stage
-from pipeline import optim
+from pipeline import optim, ranks
 
 
 def epoch_seed(seed: int, stage: str, epoch: int) -> int:
@@ -48,12 +48,14 @@ class StageModule(pl.LightningModule):
         object.__setattr__(self, "teacher", teacher)
         object.__setattr__(self, "forward_net", forward or net)
 
-    def configure_optimizers(self) -> dict[str, Any]:
-        groups = self.compressor.parameters(self.net, self.stage)
-        trained = {id(p) for g in groups for p in g["params"]}
+    def setup(self, stage: str) -> None:
+        """Freezes what this stage does not train, before DDP takes stock of the gradients to share."""
+        trained = {id(p) for g in self.compressor.parameters(self.net, self.stage) for p in g["params"]}
         for p in self.net.parameters():
             p.requires_grad_(id(p) in trained)
-        optimizer = optim.optimizer(self.recipe, groups)
+
+    def configure_optimizers(self) -> dict[str, Any]:
+        optimizer = optim.optimizer(self.recipe, self.compressor.parameters(self.net, self.stage))
         steps = self.trainer.estimated_stepping_batches // max(1, self.recipe.epochs)
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, optim.lr_factor(self.recipe, steps, self.recipe.epochs))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
@@ -104,8 +106,8 @@ class StageModule(pl.LightningModule):
     def on_train_epoch_end(self) -> None:
         seconds = getattr(self, "_train_seconds", None) or time.perf_counter() - self._started
         self._train_seconds = None
-        n = max(1, self._images)
-        loss, penalty, correct = (self._sums / n).tolist()
+        n = max(1, self._images * ranks.size())  # every rank has equally many
+        loss, penalty, correct = (ranks.total(self._sums) / n).tolist()
         row = {
             "stage": self.stage.name,
             "epoch": self.current_epoch,
@@ -115,7 +117,7 @@ class StageModule(pl.LightningModule):
             "lr": self.trainer.optimizers[0].param_groups[0]["lr"],
             "images_per_s": round(n / seconds, 1),
         }
-        right, total = self._val.tolist()
+        right, total = ranks.total(self._val).tolist()
         if total:
             row["val_top1"] = right / total
         self.on_epoch(row | self.compressor.metrics(self.net))

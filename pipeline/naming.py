@@ -8,6 +8,7 @@ from pathlib import Path
 
 from omegaconf import OmegaConf
 
+from pipeline import ranks
 from pipeline.folder import VOLATILE
 
 LONGEST_NAME = 100
@@ -33,9 +34,14 @@ def sweep_dir(name: str | None, overrides: list[str]) -> str:
     return str(Path("multirun") / (name or folder_name(overrides)))
 
 
+def run_dir(resume: str | None, default: str) -> str:
+    """Hydra makes this folder: only rank 0 its own, for the clocks of the ranks differ."""
+    return resume or (default if ranks.is_main() else str(Path(default).parent))
+
+
 def register_resolvers() -> None:
     """`${run_dir:resume,default}`, `${sweep_dir:name,overrides}`, and `${job_dir:overrides}` for the config."""
-    OmegaConf.register_new_resolver("run_dir", lambda resume, default: resume or default, replace=True)
+    OmegaConf.register_new_resolver("run_dir", run_dir, replace=True)
     OmegaConf.register_new_resolver("job_dir", folder_name, replace=True)
     # Cached by its unresolved arguments: every job finds the folder of the whole sweep, not one made from its own part.
     OmegaConf.register_new_resolver("sweep_dir", sweep_dir, replace=True, use_cache=True)

@@ -14,7 +14,7 @@ from rich.console import Console
 from torch import Tensor, nn
 
 from compressors.base import Compressor, Stage
-from pipeline import build, optim
+from pipeline import build, optim, ranks
 from pipeline.adapt import reestimate_batchnorm
 from pipeline.checkpoints import MidStageCheckpoint
 from pipeline.folder import RunFolder, load_plain, save_atomic
@@ -44,7 +44,11 @@ def run_stages(config: DictConfig, folder: RunFolder, tracker: Tracker, console:
     if config.trainer.threads:
         torch.set_num_threads(config.trainer.threads)
     device = build.device(config)
+    if not ranks.is_main():
+        ranks.barrier()  # rank 0 may have to download first
     data = build.data(config, device)
+    if ranks.is_main():
+        ranks.barrier()
     model = build.model(config).to(device)
     compressor = build.compressor(config)
     example = next(iter(data.test_dataloader()))[0][:1]
@@ -57,15 +61,21 @@ def run_stages(config: DictConfig, folder: RunFolder, tracker: Tracker, console:
     if done:
         _load_boundary(run, done)
         console.print(f"[dim]resumed after stage {done[-1].name}[/]")
-    folder.drop_metrics([s.name for s in done], *_mid_stage_position(folder, stages[len(done) :]))
-    for row in folder.read_metrics():
-        tracker.row(row)
+    position = _mid_stage_position(folder, stages[len(done) :])
+    ranks.barrier()  # all have seen the same folder
+    if ranks.is_main():
+        folder.drop_metrics([s.name for s in done], *position)
+        for row in folder.read_metrics():
+            tracker.row(row)
     for number, stage in enumerate(stages[len(done) :], start=len(done) + 1):
         started = time.perf_counter()
         try:
             _run_stage(config, run, stage, tracker, console, f"{number}/{len(stages)} {stage.name}")
         finally:
-            folder.add_seconds(stage.name, time.perf_counter() - started)
+            if ranks.is_main():
+                folder.add_seconds(stage.name, time.perf_counter() - started)
+    if not ranks.is_main():
+        return run
     if run.logits is None or device.type != "cpu":  # all was finished before, or tested elsewhere than the packed file
         model.cpu()
         run.top1[stages[-1].name] = test_top1(run)
@@ -107,10 +117,11 @@ def _run_stage(config: DictConfig, run: Trained, stage: Stage, tracker: Tracker,
         run.compressor.start(run.model, stage)
     if recipe.epochs:
         keeper = MidStageCheckpoint(run.folder.mid_stage, stage.name)
-        bar = StageBar(title, console, shown=config.trainer.progress)
+        bar = StageBar(title, console, shown=config.trainer.progress and ranks.is_main())
 
         def on_epoch(row: dict[str, Any]) -> None:
-            run.folder.append_metrics(row)
+            if ranks.is_main():
+                run.folder.append_metrics(row)
             tracker.row(row)
             bar.after_epoch(trainer, row)
             keeper.after_epoch(trainer)
@@ -124,6 +135,7 @@ def _run_stage(config: DictConfig, run: Trained, stage: Stage, tracker: Tracker,
         trainer = build.trainer(config, recipe.epochs, [keeper, bar])
         layout = torch.channels_last if config.trainer.channels_last else torch.contiguous_format
         _lay_out(run.model.train(), layout)
+        run.data.trainer = trainer  # its loaders have this rank's share
         trainer.fit(
             module,
             run.data.train_dataloader(),
@@ -131,11 +143,17 @@ def _run_stage(config: DictConfig, run: Trained, stage: Stage, tracker: Tracker,
             ckpt_path=run.folder.mid_stage if resumed else None,
             weights_only=True,
         )
+        run.data.trainer = None
+    if not ranks.is_main():
+        ranks.barrier()
+        _load_boundary(run, [stage])
+        return
     if recipe.epochs and options.bn_batches:
         torch.manual_seed(epoch_seed(config.seed, stage.name, recipe.epochs))  # for dropout
         reestimate_batchnorm(run.model, run.data.train_dataloader(), options.bn_batches)
     run.compressor.finish(run.model, stage)
     _finish_stage(run, stage, recipe.epochs, tracker, console, title)
+    ranks.barrier()
 
 
 def _finish_stage(run: Trained, stage: Stage, epochs: int, tracker: Tracker, console: Console, title: str) -> None:

@@ -21,6 +21,10 @@ class Tracker(Protocol):
     def close(self, failed: bool) -> None: ...
 
 
+class NoTracker(Tracker):
+    """Tells nobody: for all ranks but the first."""
+
+
 def numbers(tree: dict[str, Any], prefix: str = "") -> dict[str, float]:
     """The numeric leaves of nested dicts, with dotted names."""
     flat = {}
