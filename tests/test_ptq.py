@@ -322,7 +322,8 @@ def test_the_refined_estimator_ends_nearer_to_the_ternary_point_than_the_plain_o
 
 def test_metrics_of_one_run_show_the_rise_from_prune_to_quantize(configuration, tmp_path, plain_page):
     config = configuration(
-        "compressor=ptq", "compressor.pfr=0.6", "compressor.lambda_=1", "model=lenet5", "dataset=digits",
+        "compressor=ptq", "compressor.pfr=0.6", "compressor.lambda_=1", "compressor.lambda_ramp=0", "model=lenet5",
+        "dataset=digits",
         "dataset.limit=256", "dataset.batch_size=32", "schedule.pretrain.epochs=1", "schedule.prune.epochs=3",
         "schedule.quantize.epochs=3", "latency.seconds=0", "trainer.progress=false", "trainer.precision=fp32",
     )  # fmt: skip
