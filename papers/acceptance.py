@@ -18,7 +18,7 @@ class Claim:
     """One line of the list.
 
     `tests` are `file::test` under tests/. `runs` are comparisons `left relation right` of numbers, each written out or
-    looked up in the ledger as `run metric` or `run stage metric`.
+    looked up in the ledger as `run metric` or `run stage metric`; of `run,run` the mean is taken (seeds).
     """
 
     method: str
@@ -37,14 +37,18 @@ def look_up(side: str, ledger: list[dict[str, Any]]) -> tuple[str, float]:
     try:
         return side, float(side)
     except ValueError:
-        name, *stage, metric = side.split()
-    row = next((row for row in ledger if row.get("run") == name), None)
-    if row is None:
-        raise ValueError(f"{side}: the ledger has no run {name}")
-    source = row.get("stages", {}).get(stage[0], {}) if stage else row
-    if not isinstance(source.get(metric), (int, float)):
-        raise ValueError(f"{side}: run {name} has no such number")
-    return f"{side} {source[metric]:.4g}", source[metric]
+        names, *stage, metric = side.split()
+    found = []
+    for name in names.split(","):
+        row = next((row for row in ledger if row.get("run") == name), None)
+        if row is None:
+            raise ValueError(f"{side}: the ledger has no run {name}")
+        source = row.get("stages", {}).get(stage[0], {}) if stage else row
+        if not isinstance(source.get(metric), (int, float)):
+            raise ValueError(f"{side}: run {name} has no such number")
+        found.append(source[metric])
+    mean = sum(found) / len(found)
+    return f"{side} {mean:.4g}", mean
 
 
 def judge(comparison: str, ledger: list[dict[str, Any]]) -> str:

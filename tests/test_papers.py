@@ -203,6 +203,7 @@ LEDGER = [
             "refined prune cosine 0.96 < refined quantize cosine 0.98: yes",
         ),
         ("refined top1 >= plain top1", "refined top1 84.3 >= plain top1 84.6: **no**"),
+        ("plain,refined top1 < refined top1", "plain,refined top1 84.45 < refined top1 84.3: **no**"),
         ("plain prune cosine > 0.9", "plain prune cosine 0.96 > 0.9: yes"),
         ("plain prune cosine <= 1e-2", "plain prune cosine 0.96 <= 1e-2: **no**"),
     ],
