@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -51,6 +52,14 @@ class Recipe:
     """Epochs of one cycle of decay = "cyclic": the rate restarts, then is multiplied by 0.1 after each third."""
 
 
+def matching(patterns: list[str], names: Iterable[str], where: str) -> set[str]:
+    """The names in which a regular expression is found. Raises ValueError naming the option `where` and the pattern."""
+    try:
+        return {name for name in names if any(re.search(pattern, name) for pattern in patterns)}
+    except re.error as error:
+        raise ValueError(f"{where}={patterns}: expected regular expressions on layer names ({error})") from None
+
+
 @dataclass
 class Compressor:
     """Base of all methods. A subclass is a dataclass: its fields are its options, its methods its algorithm.
@@ -96,7 +105,8 @@ class Compressor:
         patterns = [p for p in self.float_layers if p not in ("first", "last")]
         skip = {names[0]} if "first" in self.float_layers else set()
         skip |= {names[-1]} if "last" in self.float_layers else set()
-        kept = {n: m for n, m in found.items() if n not in skip and not any(re.search(p, n) for p in patterns)}
+        skip |= matching(patterns, names, "compressor.float_layers")
+        kept = {n: m for n, m in found.items() if n not in skip}
         if not kept:
             raise ValueError(f"compressor.float_layers={self.float_layers}: leaves no layer of the model to compress")
         return kept

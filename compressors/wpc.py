@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -10,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from compressors import groups
-from compressors.base import Compressor, Recipe, Stage
+from compressors.base import Compressor, Recipe, Stage, matching
 from compressors.threshold_ternary import FixedTernary, TGATernary
 from compressors.transforms import Mask, Quantizer, attach, find, latent, transformed
 from configs.options import option
@@ -118,7 +117,7 @@ class WPC(Compressor):
         return self.lambda_ * torch.stack(terms).sum()
 
     def _penalised(self, name: str) -> bool:
-        return not any(re.search(pattern, name) for pattern in self.unpenalised)
+        return not matching(self.unpenalised, [name], "compressor.unpenalised")
 
     def before_step(self, model: nn.Module, stage: Stage) -> None:
         """Gradients of tga's thresholds are clamped to +-1e-3 (lab code)."""

@@ -15,10 +15,10 @@ from hydra.errors import HydraException, InstantiationException
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 from rich.console import Console
 
+from configs.help import MOST_LISTED
 from configs.options import near_match
 from pipeline.folder import RunFolder
 
-MOST_LISTED = 20
 WANTS_TRACEBACK = os.environ.get("HYDRA_FULL_ERROR") == "1"
 P = ParamSpec("P")
 T = TypeVar("T")

@@ -1,27 +1,21 @@
-"""Bit packing, the file and its defences, and every way of counting size."""
+"""Bit packing, the file and its defences."""
 
-import gzip
 import json
-import lzma
 import math
 import struct
 import zlib
-from itertools import pairwise
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tiny_nets import INPUT, build, layers, prune
+from tiny_nets import INPUT, quantised, regular
 
 from kernels.engine import load_engine
 from packing.codecs import CODECS, inflate, pack, packed_size, unpack
 from packing.file import MAGIC, PREAMBLE, PackedFileError, dumps, loads, read, write
-from packing.size import compressed_code_bytes, node_size, sizes, total_size
 from packing.spec import LayerCodes, Node, PackedModel
-from packing.structure import irregular_index_bits, layer_structure, structure
-from packing.trace import to_packed
 
 # -- symbols -----------------------------------------------------------------------------------------------------------
 
@@ -62,28 +56,6 @@ def test_inflation_stops_at_the_declared_size():
 
 
 # -- the file ----------------------------------------------------------------------------------------------------------
-
-
-def quantised(name, seed, levels=1, ratio=0.4):
-    """A packed net whose inner layers have integer codes in [-levels, levels] and a scale per filter."""
-    net = prune(build(name, seed), ratio)
-    codes = {}
-    for layer in list(layers(net).values())[1:-1]:
-        scale = 0.01 + torch.rand(len(layer.weight), *[1] * (layer.weight.dim() - 1))
-        codes[layer] = ((layer.weight * 4 * levels).round().clamp(-levels, levels).short(), scale)
-        layer.weight.data = codes[layer][0] * scale
-    return to_packed(net, codes.get, INPUT, {"classes": ["a", "b"], "mean": [0.5]})
-
-
-def regular():
-    """A packed binary net with gathered layers."""
-    net = build("binary_chain", 0)
-    with torch.no_grad():
-        for layer in (net[3], net[7]):
-            order = torch.rand(layer.weight.shape[:2]).argsort(1)
-            layer.weight.copy_(layer.weight.sign() * (order < 5)[..., None, None])
-    binary = (net[3], net[7])
-    return to_packed(net, lambda m: (m.weight.short(), torch.ones(())) if m in binary else None, INPUT)
 
 
 def same(a, b):
@@ -318,150 +290,3 @@ def test_pooled_sizes_are_torchs(size, ceil_mode):
         shapes = PackedModel([Node("input", "input"), pool, flat], (1, size, size), "flat").validate()
         torchs = torch.nn.MaxPool2d(kernel, stride, padding, ceil_mode=ceil_mode)(torch.zeros(1, 1, size, size))
         assert shapes["pool"] == tuple(torchs.shape[1:])
-
-
-# -- sizes -------------------------------------------------------------------------------------------------------------
-
-
-def one_conv(codes, scale=None, **kept):
-    """A packed net of one coded conv and a float classifier without bias."""
-    rows, cols = codes.shape[:2]
-    full = kept.get("full", codes.shape)
-    layer = LayerCodes(
-        full,
-        kept.get("rows", np.arange(rows)),
-        kept.get("cols", np.arange(cols)),
-        codes.astype(np.int8),
-        np.ones((), np.float32) if scale is None else scale,
-    )
-    head = LayerCodes((2, rows), np.arange(2), np.arange(rows), floats=np.ones((2, rows), np.float32))
-    nodes = [
-        Node("input", "input"),
-        Node("conv", "conv", ("input",), codes=layer),
-        Node("affine", "bn", ("conv",), tensors={k: np.ones(rows, np.float32) for k in ("scale", "shift")}),
-        Node("globalavgpool", "pool", ("bn",)),
-        Node("flatten", "flat", ("pool",)),
-        Node("linear", "fc", ("flat",), codes=head),
-    ]
-    return PackedModel(nodes, (cols, 8, 8), "fc", {"original": {"parameters": 5000, "dropped": []}})
-
-
-def test_sizes_by_hand():
-    codes = np.zeros((8, 4, 3, 3))
-    codes.reshape(-1)[:96] = np.tile([1, -1], 48)
-    rows, cols = np.arange(8) * 2, np.arange(4)
-    packed = one_conv(codes, np.ones(8, np.float32), full=(16, 4, 3, 3), rows=rows)
-    assert np.array_equal(packed.layers()["conv"].codes.cols, cols)
-    conv = sizes(packed)["conv"]
-    assert (conv.parameters, conv.nonzeros, conv.original_parameters) == (288, 96, 576)
-    assert conv.theoretical_bits == 288 * 2 + 8 * 32
-    # a third of all weights, in 10 full kernels and one of 6 codes; kept rows: 16 equally likely bits
-    plain = 288 * -(2 / 3 * math.log2(2 / 3) + 2 * 1 / 6 * math.log2(1 / 6))
-    mask = 32 * -(11 / 32 * math.log2(11 / 32) + 21 / 32 * math.log2(21 / 32))
-    inner = 99 * -(3 / 99 * math.log2(3 / 99) + 2 * 48 / 99 * math.log2(48 / 99))
-    assert conv.entropy_bits == pytest.approx(min(plain, mask + inner) + 8 * 32 + 16)
-    total = total_size(packed)
-    assert total.parameters == 288 + 16 + 16 and total.original_parameters == 5000 and total.float_bytes == 20000
-    assert total.theoretical_bits == conv.theoretical_bits + 32 * 32
-    assert total.entropy_bound_bytes == math.ceil((conv.entropy_bits + 32 * 32) / 8)
-    assert total_size(packed, conv_only=True) == conv
-
-
-def test_a_pruned_float_layer_is_bounded_by_its_nonzeros_and_their_places():
-    weight = np.zeros((8, 4, 3, 3), np.float32)
-    weight.reshape(-1)[:36] = 1.5
-    layer = LayerCodes(weight.shape, np.arange(8), np.arange(4), floats=weight)
-    places = 288 * -(1 / 8 * math.log2(1 / 8) + 7 / 8 * math.log2(7 / 8))
-    node = Node("conv", "conv", codes=layer)
-    assert node_size(node, 4).entropy_bits == pytest.approx(36 * 32 + places)
-    layer.floats = np.ones_like(weight)
-    assert node_size(node, 4).entropy_bits == 288 * 32
-
-
-def test_dropped_layers_count_as_original_and_as_removed():
-    packed = one_conv(np.ones((8, 4, 3, 3)))
-    packed.meta["original"]["dropped"] = [["gone", [10, 5, 3, 3], True], ["float", [3, 3, 1, 1], False]]
-    assert total_size(packed, conv_only=True).original_parameters == 288 + 450 + 9
-    found = structure(packed)
-    assert (found.filters, found.filters_removed, found.kernels, found.kernels_removed) == (18, 10, 82, 50)
-    assert found.pfr == 10 / 18 and set(layer_structure(packed)) == {"conv", "gone"}
-
-
-def test_pruned_filter_ratio_counts_cut_and_zero_filters():
-    codes = np.ones((6, 4, 3, 3))
-    codes[1] = 0
-    codes[2, :2] = 0
-    found = structure(one_conv(codes, full=(10, 8, 3, 3), rows=np.arange(6), cols=np.arange(4) + 1))
-    assert found.pfr == 5 / 10
-    assert found.kernel_pfr == 1 - (5 * 4 - 2) / 80
-
-
-def test_gathered_layers_count_their_codes_and_one_bit_per_kernel():
-    packed = regular()
-    layer, size = packed.layers()["3"].codes, sizes(packed)["3"]
-    assert size.parameters == size.nonzeros == 9 * 5 * 9
-    assert size.theoretical_bits == 9 * 5 * 9 + 9 * 8 + 32
-    assert structure(packed).kernel_pfr == pytest.approx(1 - (9 * 5 + 6 * 5) / (9 * 8 + 6 * 9))
-    assert layer.gather.shape == (9, 5)
-
-
-def test_two_bit_codes_under_gzip_and_xz():
-    rng = np.random.default_rng(0)
-    codes = rng.choice([-1, 0, 1], (64, 32, 3, 3), p=[0.05, 0.9, 0.05])
-    found = compressed_code_bytes(one_conv(codes))
-    bits = "".join(f"{c + 1:02b}" for c in codes.ravel())
-    data = int(bits, 2).to_bytes(len(bits) // 8, "big")
-    assert found == {
-        "packed": 64 * 32 * 9 // 4,
-        "gzip": len(gzip.compress(data, 9)),
-        "xz": len(lzma.compress(data, preset=9 | lzma.PRESET_EXTREME)),
-    }
-
-
-@settings(max_examples=40, deadline=None)
-@given(seed=st.integers(0, 999), density=st.floats(0.002, 0.5), bits=st.integers(1, 8))
-def test_relative_indices_can_be_decoded_and_cost_what_is_said(seed, density, bits):
-    rng = np.random.default_rng(seed)
-    mask = rng.random((20, 50)) < density
-    found = irregular_index_bits(mask, bits)
-    costs = {}
-    for r in range(2, 13):
-        entries, run = [], 0  # (zeros before, is a nonzero)
-        for value in mask.ravel():
-            if value:
-                entries.append((run, True))
-                run = 0
-            elif run == 2**r - 1:
-                entries.append((run, False))
-                run = 0
-            else:
-                run += 1
-        while entries and not entries[-1][1]:
-            entries.pop()
-        decoded = np.cumsum([before + 1 for before, _ in entries]) - 1
-        assert [p for p, (_, real) in zip(decoded, entries, strict=True) if real] == np.flatnonzero(mask).tolist()
-        costs[r] = len(entries) * (bits + r)
-        if r == found.index_bits:
-            assert found.entries == len(entries)
-    assert found.relative == min(costs.values()) == costs[found.index_bits]
-    assert found.csr == mask.sum() * (bits + 6) + 21 * math.ceil(math.log2(mask.sum() + 1))
-
-
-def test_best_index_width_grows_with_sparsity_as_expected_from_random_positions():
-    """Expected bits per nonzero weight at 4-bit values: 9.1, 9.6, 11.3, 13.0 at densities 1/8, 1/12, 1/36, 1/100."""
-    rng = np.random.default_rng(0)
-    widths = []
-    for one_in, expected in ((8, 9.1), (12, 9.6), (36, 11.3), (100, 13.0)):
-        mask = rng.random((1000, 1000)) < 1 / one_in
-        found = irregular_index_bits(mask, 4)
-        widths.append(found.index_bits)
-        assert found.relative / mask.sum() == pytest.approx(expected, abs=0.1)
-    assert all(a < b for a, b in pairwise(widths))
-
-
-def test_ternary_files_stay_near_their_entropy_and_headers_stay_small():
-    packed = quantised("residual", 0)
-    data = dumps(packed)
-    header = PREAMBLE.unpack_from(data)[2]
-    assert header < 1200
-    assert len(data) - header < 1.2 * total_size(packed).entropy_bound_bytes

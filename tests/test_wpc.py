@@ -371,6 +371,13 @@ def test_resumes_in_mid_stage(options):
     assert_resumes(lambda: WPC(group=4, **options), make_model, *digits(48))
 
 
+@pytest.mark.parametrize("option", ["float_layers", "unpenalised"])
+def test_a_broken_pattern_names_its_option(option):
+    with pytest.raises(ValueError, match=rf"compressor\.{option}=\['\(layer'\]: expected regular expressions") as error:
+        prepared(**{option: ["(layer"]})
+    assert "\n" not in str(error.value)
+
+
 @pytest.mark.parametrize("options", [{"group": 0}, {"penalty_kind": "l1"}, {"clip_ratio": 0.0}, {"order": "both"}])
 def test_wrong_options_name_the_option_and_the_range(options):
     (name,) = options

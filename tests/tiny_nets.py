@@ -4,6 +4,7 @@ import torch
 from torch import nn
 
 from models.layers import PadShortcut, Sign
+from packing.trace import to_packed
 
 
 class Residual(nn.Module):
@@ -172,3 +173,25 @@ def prune(net, ratio=0.4, batchnorm=True):
             module.weight[dead] = 0
             module.bias[dead] = 0
     return net
+
+
+def quantised(name, seed, levels=1, ratio=0.4):
+    """A packed net whose inner layers have integer codes in [-levels, levels] and a scale per filter."""
+    net = prune(build(name, seed), ratio)
+    codes = {}
+    for layer in list(layers(net).values())[1:-1]:
+        scale = 0.01 + torch.rand(len(layer.weight), *[1] * (layer.weight.dim() - 1))
+        codes[layer] = ((layer.weight * 4 * levels).round().clamp(-levels, levels).short(), scale)
+        layer.weight.data = codes[layer][0] * scale
+    return to_packed(net, codes.get, INPUT, {"classes": ["a", "b"], "mean": [0.5]})
+
+
+def regular():
+    """A packed binary net with gathered layers."""
+    net = build("binary_chain", 0)
+    with torch.no_grad():
+        for layer in (net[3], net[7]):
+            order = torch.rand(layer.weight.shape[:2]).argsort(1)
+            layer.weight.copy_(layer.weight.sign() * (order < 5)[..., None, None])
+    binary = (net[3], net[7])
+    return to_packed(net, lambda m: (m.weight.short(), torch.ones(())) if m in binary else None, INPUT)
