@@ -9,14 +9,15 @@ import yaml
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
-from configs.evaluation import register
-from configs.options import check
-from evaluation.rebuild import test_batches
-from evaluation.report import evaluate_packed, write_report
-from evaluation.storage import storage_table
-from evaluation.table import summary
-from packing.file import read
-from pipeline.cli import fails_in_one_line, run_cli
+from sparsign.configs.evaluation import register
+from sparsign.configs.options import check
+from sparsign.evaluation.rebuild import test_batches
+from sparsign.evaluation.report import evaluate_packed
+from sparsign.evaluation.storage import storage_table
+from sparsign.packing.file import read
+from sparsign.pipeline.cli import fails_in_one_line, run_cli
+from sparsign.reports.files import write_report
+from sparsign.reports.table import summary
 
 
 @hydra.main(version_base="1.3", config_path="configs", config_name="evaluate")
@@ -60,6 +61,11 @@ def root_of_run(folder: Path) -> str:
         return "data"
 
 
-if __name__ == "__main__":
+def command() -> None:
+    """`sparsign-evaluate`: the same as `python evaluate.py`."""
     register()
     run_cli(main)
+
+
+if __name__ == "__main__":
+    command()

@@ -12,20 +12,22 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 from rich.console import Console
 
-from compressors.transforms import encode_layer
-from configs.schema import register
-from evaluation import proof
-from evaluation.report import evaluate_packed, read_report, write_report
-from evaluation.table import near, summary
-from packing.file import write
-from packing.trace import to_packed
-from pipeline import build, ranks
-from pipeline.cli import fails_in_one_line, resume_hint, run_cli
-from pipeline.folder import RunFolder
-from pipeline.meta import packed_meta
-from pipeline.naming import register_resolvers
-from pipeline.stages import Trained, run_stages
-from pipeline.tracking import NoTracker
+from sparsign.compressors import registry
+from sparsign.compressors.parts.transforms import encode_layer
+from sparsign.configs import schema
+from sparsign.evaluation import proof
+from sparsign.evaluation.report import evaluate_packed, read_report
+from sparsign.packing.file import write
+from sparsign.packing.trace import to_packed
+from sparsign.pipeline import build, ranks
+from sparsign.pipeline.cli import fails_in_one_line, resume_hint, run_cli
+from sparsign.pipeline.folder import RunFolder
+from sparsign.pipeline.meta import packed_meta
+from sparsign.pipeline.naming import register_resolvers
+from sparsign.pipeline.stages import Trained, run_stages
+from sparsign.pipeline.tracking import NoTracker
+from sparsign.reports.files import write_report
+from sparsign.reports.table import near, summary
 
 
 @hydra.main(version_base="1.3", config_path="configs", config_name="train")
@@ -84,7 +86,13 @@ def pack_and_measure(config: DictConfig, trained: Trained, console: Console) -> 
     return report
 
 
-if __name__ == "__main__":
-    register()
+def command() -> None:
+    """`sparsign-train`: the same as `python train.py`."""
+    schema.register()
+    registry.register()
     register_resolvers()
     run_cli(main)
+
+
+if __name__ == "__main__":
+    command()

@@ -22,12 +22,12 @@ from rich.console import Console
 from rich.table import Table
 from torch import nn
 
-from compressors.base import Recipe, Stage
-from configs.schema import register
-from pipeline import build, optim
-from pipeline.cli import fails_in_one_line, run_cli
-from pipeline.module import StageModule
-from pipeline.naming import register_resolvers
+from sparsign.compressors.base import Recipe, Stage
+from sparsign.configs.schema import register
+from sparsign.pipeline import build, optim
+from sparsign.pipeline.cli import fails_in_one_line, run_cli
+from sparsign.pipeline.module import StageModule
+from sparsign.pipeline.naming import register_resolvers
 
 
 def plain_images_per_s(config: DictConfig, net: nn.Module, data: pl.LightningDataModule, recipe: Recipe) -> float:

@@ -19,16 +19,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from compressors.admm_steps import COMBINED, numbered, pruning_steps
-from compressors.base import Compressor, Recipe, Stage
-from compressors.duals import Dual, Projection
-from compressors.fixed_levels import FixedLevels, Frozen
-from compressors.levels import KINDS, Levels, encode, levels_of, search_interval
-from compressors.projections import STRUCTURES, keep_mask, project
-from compressors.purify import purified, remove_unused_paths, weighted
-from compressors.spread import attach_channel_masks
-from compressors.transforms import Mask, attach, find, latent, scaled, transformed, transforms
-from configs.options import near_match, option
+from sparsign.compressors.admm_steps import COMBINED, numbered, pruning_steps
+from sparsign.compressors.base import Compressor, Recipe, Stage
+from sparsign.compressors.parts.duals import Dual, Projection
+from sparsign.compressors.parts.fixed_levels import FixedLevels, Frozen
+from sparsign.compressors.parts.levels import KINDS, Levels, encode, levels_of, search_interval
+from sparsign.compressors.parts.transforms import Mask, attach, find, latent, scaled, transformed, transforms
+from sparsign.compressors.pruning.projections import STRUCTURES, keep_mask, project
+from sparsign.compressors.pruning.purify import purified, remove_unused_paths, weighted
+from sparsign.compressors.pruning.spread import attach_channel_masks
+from sparsign.configs.options import near_match, option
 
 
 @dataclass

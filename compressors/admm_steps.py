@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import NamedTuple
 
-from compressors.base import Stage
+from sparsign.compressors.base import Stage
 
 COMBINED = "column_then_filter"
 

@@ -10,11 +10,9 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from compressors.transforms import latent
-from configs.options import check, option
-
-STAGE_KINDS = ("pretrain", "prune", "quantize", "finetune")
-FORMS = ("float", "wbin", "fbin")
+from sparsign.compressors.parts.transforms import latent
+from sparsign.configs.options import check, option
+from sparsign.models.options import FORMS
 
 
 @dataclass(frozen=True)

@@ -7,10 +7,10 @@ from typing import ClassVar
 
 from torch import Tensor, nn
 
-from compressors.base import Compressor, Recipe, Stage, clip_latent
-from compressors.quantizers import Binary
-from compressors.transforms import attach
-from configs.options import option
+from sparsign.compressors.base import Compressor, Recipe, Stage, clip_latent
+from sparsign.compressors.parts.quantizers import Binary
+from sparsign.compressors.parts.transforms import attach
+from sparsign.configs.options import option
 
 
 @dataclass

@@ -8,11 +8,11 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from compressors.base import Compressor, Recipe, Stage, clip_latent
-from compressors.quantizers import Binary
-from compressors.spread import attach_channel_masks, remove_filters
-from compressors.transforms import attach, latent, transforms
-from configs.options import option
+from sparsign.compressors.base import Compressor, Recipe, Stage, clip_latent
+from sparsign.compressors.parts.quantizers import Binary
+from sparsign.compressors.parts.transforms import attach, latent, transforms
+from sparsign.compressors.pruning.spread import attach_channel_masks, remove_filters
+from sparsign.configs.options import option
 
 
 @dataclass

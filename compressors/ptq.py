@@ -9,11 +9,11 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from compressors.base import Compressor, Recipe, Stage
-from compressors.transforms import Mask, UnitNorm, attach, find, latent, transformed
-from compressors.unit_ternary import DELTAS, UnitTernary, per_filter
-from configs.options import option
-from models.graph import UntraceableError, batchnorm_after
+from sparsign.compressors.base import Compressor, Recipe, Stage
+from sparsign.compressors.parts.transforms import Mask, UnitNorm, attach, find, latent, transformed
+from sparsign.compressors.parts.unit_ternary import DELTAS, UnitTernary, per_filter
+from sparsign.configs.options import option
+from sparsign.models.graph import UntraceableError, batchnorm_after
 
 VARIANTS = ("R0", "R1", "R2", "R3")
 

@@ -8,12 +8,12 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from compressors.base import Compressor, Recipe, Stage, clip_latent
-from compressors.quantizers import Binary, ScaledBinary
-from compressors.spread import attach_channel_masks, remove_filters
-from compressors.transforms import attach, transforms
-from configs.options import option
-from models.graph import batchnorm_after
+from sparsign.compressors.base import Compressor, Recipe, Stage, clip_latent
+from sparsign.compressors.parts.quantizers import Binary, ScaledBinary
+from sparsign.compressors.parts.transforms import attach, transforms
+from sparsign.compressors.pruning.spread import attach_channel_masks, remove_filters
+from sparsign.configs.options import option
+from sparsign.models.graph import batchnorm_after
 
 
 def choose_filters(

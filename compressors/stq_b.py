@@ -8,10 +8,10 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from compressors.base import Compressor, Recipe, Stage, clip_latent
-from compressors.quantizers import Binary, ScaledBinary
-from compressors.transforms import Mask, attach
-from configs.options import option
+from sparsign.compressors.base import Compressor, Recipe, Stage, clip_latent
+from sparsign.compressors.parts.quantizers import Binary, ScaledBinary
+from sparsign.compressors.parts.transforms import Mask, attach
+from sparsign.configs.options import option
 
 
 @dataclass

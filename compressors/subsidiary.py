@@ -8,12 +8,12 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from compressors.base import Compressor, Recipe, Stage, clip_latent
-from compressors.msf import filter_metrics
-from compressors.quantizers import Binary, straight_through
-from compressors.spread import attach_channel_masks, remove_filters
-from compressors.transforms import WeightTransform, attach, find
-from configs.options import option
+from sparsign.compressors.base import Compressor, Recipe, Stage, clip_latent
+from sparsign.compressors.msf import filter_metrics
+from sparsign.compressors.parts.quantizers import Binary, straight_through
+from sparsign.compressors.parts.transforms import WeightTransform, attach, find
+from sparsign.compressors.pruning.spread import attach_channel_masks, remove_filters
+from sparsign.configs.options import option
 
 
 class FilterSearch(WeightTransform):

@@ -8,9 +8,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from compressors.base import Compressor, Recipe, Stage
-from compressors.transforms import Quantizer, attach, find, latent, scaled
-from configs.options import option
+from sparsign.compressors.base import Compressor, Recipe, Stage
+from sparsign.compressors.parts.transforms import Quantizer, attach, find, latent, scaled
+from sparsign.configs.options import option
 
 
 class _Trained(torch.autograd.Function):

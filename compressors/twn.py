@@ -8,10 +8,10 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from compressors.base import Compressor, Recipe, Stage
-from compressors.quantizers import straight_through
-from compressors.transforms import Quantizer, attach, find
-from configs.options import option
+from sparsign.compressors.base import Compressor, Recipe, Stage
+from sparsign.compressors.parts.quantizers import straight_through
+from sparsign.compressors.parts.transforms import Quantizer, attach, find
+from sparsign.configs.options import option
 
 
 class Ternary(Quantizer):

@@ -8,11 +8,11 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from compressors import groups
-from compressors.base import Compressor, Recipe, Stage, matching
-from compressors.threshold_ternary import FixedTernary, TGATernary
-from compressors.transforms import Mask, Quantizer, attach, find, latent, transformed
-from configs.options import option
+from sparsign.compressors.base import Compressor, Recipe, Stage, matching
+from sparsign.compressors.parts.threshold_ternary import FixedTernary, TGATernary
+from sparsign.compressors.parts.transforms import Mask, Quantizer, attach, find, latent, transformed
+from sparsign.compressors.pruning import groups
+from sparsign.configs.options import option
 
 ORDERS = ("joint", "prune_then_ternarise", "ternarise_then_prune")
 

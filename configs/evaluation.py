@@ -6,9 +6,9 @@ from dataclasses import dataclass, field
 
 from hydra.core.config_store import ConfigStore
 
-from configs.help import register_help
-from configs.options import option
-from configs.schema import LatencyConfig
+from sparsign.configs.help import register_help
+from sparsign.configs.options import option
+from sparsign.configs.schema import LatencyConfig
 
 
 @dataclass

@@ -13,8 +13,7 @@ from rich.console import Console
 from rich.table import Column, Table
 from rich.text import Text
 
-from compressors.base import STAGE_KINDS
-from configs.options import allowed
+from sparsign.configs.options import STAGE_KINDS, allowed
 
 MOST_LISTED = 20
 

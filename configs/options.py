@@ -8,6 +8,9 @@ from collections.abc import Iterable
 from dataclasses import MISSING, field, fields
 from typing import Any
 
+STAGE_KINDS = ("pretrain", "prune", "quantize", "finetune")
+"""What a stage of a schedule can be."""
+
 
 def option(
     default: Any = MISSING,

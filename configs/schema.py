@@ -1,23 +1,16 @@
-"""Typed schemas of every config group, registered in Hydra's ConfigStore before the command line is read.
-
-A compressor's schema is the compressor class itself: `register` finds every class in `compressors/`, so that a new
-method is one Python file and one YAML file.
-"""
+"""Typed schemas of every config group but the compressors', whose schemas are the methods' own classes."""
 
 from __future__ import annotations
 
-import importlib
-import pkgutil
 from dataclasses import dataclass, field
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING
 
-import compressors
-from compressors.base import FORMS, Compressor
-from configs.help import register_help
-from configs.options import option
+from sparsign.configs.help import register_help
+from sparsign.configs.options import option
+from sparsign.models.options import FORMS
 
 DECAYS = ("constant", "cosine", "multistep", "cyclic")
 
@@ -137,12 +130,6 @@ class TrainConfig:
 
 
 def register() -> None:
-    """Puts the schemas into the ConfigStore: the root types all groups but `compressor`, whose members are classes."""
+    """Puts the root schema into the ConfigStore: it types all groups but `compressor` (`compressors.registry`)."""
     register_help()
-    store = ConfigStore.instance()
-    store.store(name="train_schema", node=TrainConfig)
-    for module in pkgutil.iter_modules(compressors.__path__):
-        for cls in vars(importlib.import_module(f"compressors.{module.name}")).values():
-            defined_here = isinstance(cls, type) and cls.__module__ == f"compressors.{module.name}"
-            if defined_here and issubclass(cls, Compressor) and cls is not Compressor:
-                store.store(group="compressor/schema", name=module.name, node=cls, package="compressor")
+    ConfigStore.instance().store(name="train_schema", node=TrainConfig)

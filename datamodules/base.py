@@ -8,8 +8,8 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
-from datamodules.splits import Split, fit_images, stratified
-from datamodules.tensors import TensorLoader
+from sparsign.datamodules.splits import Split, fit_images, stratified
+from sparsign.datamodules.tensors import TensorLoader
 
 
 class ImageData(pl.LightningDataModule):

@@ -8,9 +8,9 @@ import torch
 import torchvision
 from torch import Tensor
 
-from datamodules.base import ImageData
-from datamodules.safe_pickle import load_arrays
-from datamodules.splits import Split, missing
+from sparsign.datamodules.base import ImageData
+from sparsign.datamodules.safe_pickle import load_arrays
+from sparsign.datamodules.splits import Split, missing
 
 PIXELS = 3 * 32 * 32
 

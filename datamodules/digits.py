@@ -3,8 +3,8 @@
 import torch
 from sklearn.datasets import load_digits
 
-from datamodules.base import ImageData
-from datamodules.splits import Split, stratified
+from sparsign.datamodules.base import ImageData
+from sparsign.datamodules.splits import Split, stratified
 
 ENLARGE = 3
 

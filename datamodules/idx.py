@@ -9,8 +9,8 @@ import torch
 import torchvision
 from torch import Tensor
 
-from datamodules.base import ImageData
-from datamodules.splits import Split, missing
+from sparsign.datamodules.base import ImageData
+from sparsign.datamodules.splits import Split, missing
 
 SIDE = 28
 

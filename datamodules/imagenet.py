@@ -8,8 +8,8 @@ from torch.utils.data import DataLoader, Dataset, DistributedSampler, Sampler, S
 from torchvision import transforms
 from torchvision.datasets import ImageFolder
 
-from datamodules.base import ImageData
-from datamodules.splits import Split, missing, stratified
+from sparsign.datamodules.base import ImageData
+from sparsign.datamodules.splits import Split, missing, stratified
 
 RESIZE = 256 / 224  # the shorter side before the central crop, as a share of the crop
 

@@ -10,8 +10,8 @@ from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 from torchvision.datasets.utils import download_and_extract_archive
 
-from datamodules.base import ImageData
-from datamodules.splits import Split, missing
+from sparsign.datamodules.base import ImageData
+from sparsign.datamodules.splits import Split, missing
 
 URL = "http://cs231n.stanford.edu/tiny-imagenet-200.zip"
 SIDE = 64

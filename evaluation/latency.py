@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from kernels.engine import Engine
+from sparsign.kernels.engine import Engine
 
 WARM_UP = 1
 MIN_SAMPLES = 3

@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from packing.codecs import inflate
-from packing.file import PREAMBLE
-from packing.size import sizes
-from packing.spec import LayerCodes, PackedModel
+from sparsign.packing.codecs import inflate
+from sparsign.packing.file import PREAMBLE
+from sparsign.packing.size import sizes
+from sparsign.packing.spec import LayerCodes, PackedModel
 
 SECTION_KEYS = ("rows", "cols", "floats", "scale", "negative", "kernels", "codes")
 

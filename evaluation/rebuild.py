@@ -15,8 +15,8 @@ from typing import Any
 from pytorch_lightning import LightningDataModule
 from torch import nn
 
-from evaluation.accuracy import Batches
-from packing.spec import PackedModel
+from sparsign.evaluation.accuracy import Batches
+from sparsign.packing.spec import PackedModel
 
 TEST_BATCH = 256
 DATASET_KEYS = ("channels", "image_size", "num_classes", "mean", "std")
@@ -56,7 +56,7 @@ def float_network(packed: PackedModel) -> nn.Module:
         ValueError: a meta that names no builder of `models`, or sizes that are not the packed network's.
     """
     model = section(packed.meta, "model")
-    build = look_up(model.get("_target_"), "models")
+    build = look_up(model.get("_target_"), "sparsign.models")
     classes = packed.validate()[packed.output][-1]
     sizes = {"num_classes": classes, "in_channels": packed.input_shape[0], "image_size": packed.input_shape[1]}
     for name, value in sizes.items():
@@ -80,7 +80,7 @@ def test_batches(meta: dict[str, Any], root: str | Path, download: bool = False,
         FileNotFoundError: the data is not under `root` and may not or cannot be downloaded.
     """
     options = section(meta, "dataset")
-    cls = look_up(options.get("_target_"), "datamodules")
+    cls = look_up(options.get("_target_"), "sparsign.datamodules")
     if not (isinstance(cls, type) and issubclass(cls, LightningDataModule)):
         raise ValueError(f"the packed file's _target_={options['_target_']!r}: expected a data set")
     missing = [key for key in DATASET_KEYS if key not in options]

@@ -12,20 +12,17 @@ from typing import Any
 
 import torch
 
-from evaluation import latency, proof, schema
-from evaluation.accuracy import Batches, limited, logits, top1
-from evaluation.curves import read_metrics
-from evaluation.html import render
-from evaluation.layers import layer_rows
-from evaluation.rebuild import float_network
-from evaluation.storage import storage
-from evaluation.structure import GROUP, pruned_ratio
-from evaluation.theory import theory
-from kernels.engine import load_engine
-from packing.atomic import write_atomic
-from packing.file import read
-from packing.size import Size, compressed_code_bytes, total_size
-from packing.spec import PackedModel
+from sparsign.evaluation import latency, proof, schema
+from sparsign.evaluation.accuracy import Batches, limited, logits, top1
+from sparsign.evaluation.layers import layer_rows
+from sparsign.evaluation.rebuild import float_network
+from sparsign.evaluation.storage import storage
+from sparsign.evaluation.structure import GROUP, pruned_ratio
+from sparsign.evaluation.theory import theory
+from sparsign.kernels.engine import load_engine
+from sparsign.packing.file import read
+from sparsign.packing.size import Size, compressed_code_bytes, total_size
+from sparsign.packing.spec import PackedModel
 
 VERSION = 1
 
@@ -143,13 +140,6 @@ def _processor() -> str:
         lines = []
     names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
     return names[0] if names else platform.processor() or platform.machine()
-
-
-def write_report(report: dict[str, Any], folder: str | Path) -> None:
-    """report.html, with curves where the folder holds metrics.jsonl, then report.json: whole or not at all each."""
-    folder = Path(folder)
-    write_atomic(folder / "report.html", render(report, read_metrics(folder / "metrics.jsonl")))
-    write_atomic(folder / "report.json", json.dumps(report, indent=2, allow_nan=False) + "\n")
 
 
 def read_report(path: str | Path) -> dict[str, Any]:

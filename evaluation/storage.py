@@ -13,9 +13,9 @@ import numpy as np
 from rich import box
 from rich.table import Table
 
-from packing.codecs import bits_per_symbol
-from packing.spec import LayerCodes, PackedModel
-from packing.structure import irregular_index_bits
+from sparsign.packing.codecs import bits_per_symbol
+from sparsign.packing.spec import LayerCodes, PackedModel
+from sparsign.packing.structure import irregular_index_bits
 
 FLOAT_BITS = 32
 

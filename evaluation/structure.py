@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from packing.spec import LayerCodes, PackedModel
+from sparsign.packing.spec import LayerCodes, PackedModel
 
 UNITS = ("filter", "channel", "kernel", "column", "group", "weight")
 GROUP = 16

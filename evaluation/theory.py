@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from packing.spec import LayerCodes, PackedModel
+from sparsign.packing.spec import LayerCodes, PackedModel
 
 BINARY, SCALED, FLOAT = 64, 58, 1
 SIGN_KEEPING = ("select", "flatten", "maxpool")

@@ -6,8 +6,8 @@ from typing import Protocol
 
 from torch import Tensor
 
-from kernels.reference import ReferenceEngine
-from packing.spec import PackedModel
+from sparsign.kernels.reference import ReferenceEngine
+from sparsign.packing.spec import PackedModel
 
 
 class Engine(Protocol):

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from packing.spec import Node, PackedModel
+from sparsign.packing.spec import Node, PackedModel
 
 INTEGER_KEEPING = ("select", "flatten", "maxpool")
 """Operations after which +1 and -1 are still +1 and -1."""

@@ -15,7 +15,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
-from models.graph import ELEMENTWISE, WEIGHTED, batchnorm_affine, batchnorm_after, kind_of, module_of, shapes, trace
+from sparsign.models.graph import (
+    ELEMENTWISE,
+    WEIGHTED,
+    batchnorm_affine,
+    batchnorm_after,
+    kind_of,
+    module_of,
+    shapes,
+    trace,
+)
 
 __all__ = ["Liveness", "RowsCols", "batchnorm_after", "removable", "trace"]
 

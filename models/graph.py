@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 from torch.nn.utils import parametrize
 
-from models.layers import PadShortcut, Sign
+from sparsign.models.layers import PadShortcut, Sign
 
 KINDS: dict[type[nn.Module], str] = {
     nn.Conv2d: "conv",

@@ -12,9 +12,9 @@ import torchvision
 from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock
 
-from models.binary_blocks import BLOCKS, build_block
-from models.layers import PadShortcut, SignGradient, initialise
-from models.options import check_form, check_image_size, choose
+from sparsign.models.binary_blocks import BLOCKS, build_block
+from sparsign.models.layers import PadShortcut, SignGradient, initialise
+from sparsign.models.options import check_form, check_image_size, choose
 
 BlockBuilder = Callable[[int, int, int], nn.Module]
 SMALL_IMAGE = 64

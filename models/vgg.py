@@ -5,8 +5,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from models.layers import Sign, initialise
-from models.options import check_form, check_image_size, choose
+from sparsign.models.layers import Sign, initialise
+from sparsign.models.options import check_form, check_image_size, choose
 
 POOL = 0  # stands for a 2x2 max-pool in the lists below
 LAYERS = {

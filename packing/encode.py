@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 from torch import Tensor, nn
 
-from packing.spec import LayerCodes, scaled
+from sparsign.packing.spec import LayerCodes, scaled
 
 Encode = Callable[[nn.Module], tuple[Tensor, Tensor | tuple[Tensor, Tensor]] | None]
 """layer -> (integer codes of the weight's shape, fp32 scale: 0-dim, one per filter, or a (positive, negative) pair of

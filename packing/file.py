@@ -20,11 +20,11 @@ import struct
 import zlib
 from pathlib import Path
 
-from packing.atomic import write_atomic
-from packing.codecs import EXPANSION, deflate, inflate
-from packing.reader import from_header
-from packing.spec import PackedModel
-from packing.writer import to_header
+from sparsign.packing.atomic import write_atomic
+from sparsign.packing.codecs import EXPANSION, deflate, inflate
+from sparsign.packing.reader import from_header
+from sparsign.packing.spec import PackedModel
+from sparsign.packing.writer import to_header
 
 MAGIC = b"SPARSIGN"
 VERSION = 1

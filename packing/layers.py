@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from packing.encode import Encode, layer_codes
-from packing.spec import LayerCodes, Node, PackedModel
+from sparsign.packing.encode import Encode, layer_codes
+from sparsign.packing.spec import LayerCodes, Node, PackedModel
 
 
 def pack_layers(model: nn.Module, encode: Encode, meta: dict[str, Any] | None = None) -> PackedModel:

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from packing.codecs import CODECS, EXPANSION, MAX_LEVELS, inflate
-from packing.spec import LayerCodes, Node, PackedModel
+from sparsign.packing.codecs import CODECS, EXPANSION, MAX_LEVELS, inflate
+from sparsign.packing.spec import LayerCodes, Node, PackedModel
 
 MAX_ELEMENTS = 1 << 29
 """Most numbers a file may claim to hold."""

@@ -9,8 +9,8 @@ from dataclasses import dataclass, fields
 
 import numpy as np
 
-from packing.codecs import bits_per_symbol, pack
-from packing.spec import LayerCodes, Node, PackedModel
+from sparsign.packing.codecs import bits_per_symbol, pack
+from sparsign.packing.spec import LayerCodes, Node, PackedModel
 
 FLOAT_BITS = 32
 

@@ -126,7 +126,9 @@ class PackedModel:
         Raises:
             ValueError: anything that would not run: unknown operations, wrong attributes, tensors that do not fit.
         """
-        from packing.validation import infer_shapes  # the rules are long; the data types stay readable without them
+        from sparsign.packing.validation import (
+            infer_shapes,  # the rules are long; the data types stay readable without them
+        )
 
         return infer_shapes(self)
 

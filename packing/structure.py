@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from packing.spec import PackedModel
+from sparsign.packing.spec import PackedModel
 
 
 @dataclass(frozen=True)

@@ -8,10 +8,10 @@ import numpy as np
 import torch
 from torch import Tensor, fx, nn
 
-from models.channels import Liveness
-from models.graph import WEIGHTED, batchnorm_affine, module_of, trace
-from packing.encode import Encode, layer_codes
-from packing.spec import LayerCodes, Node, PackedModel
+from sparsign.models.channels import Liveness
+from sparsign.models.graph import WEIGHTED, batchnorm_affine, module_of, trace
+from sparsign.packing.encode import Encode, layer_codes
+from sparsign.packing.spec import LayerCodes, Node, PackedModel
 
 
 def to_packed(

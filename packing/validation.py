@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 
-from packing.spec import ATTRS, LayerCodes, Node, PackedModel
+from sparsign.packing.spec import ATTRS, LayerCodes, Node, PackedModel
 
 Shape = tuple[int, ...]
 

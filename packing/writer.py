@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from packing.codecs import CODECS, deflate
-from packing.spec import ATTRS, LayerCodes, PackedModel
+from sparsign.packing.codecs import CODECS, deflate
+from sparsign.packing.spec import ATTRS, LayerCodes, PackedModel
 
 Section = tuple[list[Any], bytes]
 """A section's entry in the header and its bytes."""

@@ -34,7 +34,7 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
-from papers.targets import METRICS, load_targets
+from sparsign.papers.targets import METRICS, load_targets
 
 LEDGER = Path(__file__).with_name("ledger.jsonl")
 

@@ -13,10 +13,10 @@ from hydra.utils import get_class, get_method, instantiate
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
-from compressors.base import Compressor
-from configs.options import check
-from models.pretrained import load_pretrained
-from pipeline.checkpoints import AtomicCheckpointIO
+from sparsign.compressors.base import Compressor
+from sparsign.configs.options import check
+from sparsign.models.pretrained import load_pretrained
+from sparsign.pipeline.checkpoints import AtomicCheckpointIO
 
 logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)  # its notices are about itself, not about the run
 warnings.filterwarnings("ignore", module="pytorch_lightning")

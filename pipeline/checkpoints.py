@@ -8,7 +8,7 @@ from typing import Any
 import pytorch_lightning as pl
 from lightning_fabric.plugins.io.torch_io import TorchCheckpointIO
 
-from pipeline.folder import save_atomic
+from sparsign.pipeline.folder import save_atomic
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):

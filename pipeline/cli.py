@@ -15,9 +15,9 @@ from hydra.errors import HydraException, InstantiationException
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 from rich.console import Console
 
-from configs.help import MOST_LISTED
-from configs.options import near_match
-from pipeline.folder import RunFolder
+from sparsign.configs.help import MOST_LISTED
+from sparsign.configs.options import near_match
+from sparsign.pipeline.folder import RunFolder
 
 WANTS_TRACEBACK = os.environ.get("HYDRA_FULL_ERROR") == "1"
 P = ParamSpec("P")

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 import yaml
 
-from packing.atomic import write_atomic
+from sparsign.packing.atomic import write_atomic
 
 VOLATILE = {"resume", "sweep", "logger", "latency", "trainer.progress", "trainer.threads", "dataset.root",
             "dataset.download", "dataset.workers"}  # fmt: skip

@@ -7,8 +7,8 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from pipeline import build
-from pipeline.stages import Trained
+from sparsign.pipeline import build
+from sparsign.pipeline.stages import Trained
 
 
 def packed_meta(config: DictConfig, run: Trained) -> dict[str, Any]:

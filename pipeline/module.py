@@ -10,8 +10,8 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
 
-from compressors.base import Compressor, Recipe, Stage
-from pipeline import optim, ranks
+from sparsign.compressors.base import Compressor, Recipe, Stage
+from sparsign.pipeline import optim, ranks
 
 
 def epoch_seed(seed: int, stage: str, epoch: int) -> int:

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from omegaconf import OmegaConf
 
-from pipeline import ranks
-from pipeline.folder import VOLATILE
+from sparsign.pipeline import ranks
+from sparsign.pipeline.folder import VOLATILE
 
 LONGEST_NAME = 100
 

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from compressors.base import Recipe
-from configs.schema import StageConfig
+from sparsign.compressors.base import Recipe
+from sparsign.configs.schema import StageConfig
 
 
 def merge(recipe: Recipe, stage: StageConfig) -> Recipe:

@@ -13,15 +13,15 @@ from omegaconf import DictConfig
 from rich.console import Console
 from torch import Tensor, nn
 
-from compressors.base import Compressor, Stage
-from pipeline import build, optim, ranks
-from pipeline.adapt import reestimate_batchnorm
-from pipeline.checkpoints import MidStageCheckpoint
-from pipeline.folder import RunFolder, load_plain, save_atomic
-from pipeline.module import StageModule, epoch_seed
-from pipeline.progress import StageBar
-from pipeline.teacher import build_teacher, check_teacher
-from pipeline.tracking import Tracker
+from sparsign.compressors.base import Compressor, Stage
+from sparsign.pipeline import build, optim, ranks
+from sparsign.pipeline.adapt import reestimate_batchnorm
+from sparsign.pipeline.checkpoints import MidStageCheckpoint
+from sparsign.pipeline.folder import RunFolder, load_plain, save_atomic
+from sparsign.pipeline.module import StageModule, epoch_seed
+from sparsign.pipeline.progress import StageBar
+from sparsign.pipeline.teacher import build_teacher, check_teacher
+from sparsign.pipeline.tracking import Tracker
 
 
 @dataclass

@@ -5,9 +5,9 @@ from __future__ import annotations
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
-from compressors.base import Stage
-from pipeline import build
-from pipeline.folder import RunFolder, load_plain
+from sparsign.compressors.base import Stage
+from sparsign.pipeline import build
+from sparsign.pipeline.folder import RunFolder, load_plain
 
 NO_TEACHER = "schedule.*.distill needs schedule.teacher=<file>: this run trains no float network first"
 

@@ -9,7 +9,7 @@ import uuid
 from pathlib import Path
 from typing import Any, Protocol
 
-from packing.atomic import write_atomic
+from sparsign.packing.atomic import write_atomic
 
 
 class Tracker(Protocol):

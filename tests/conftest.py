@@ -8,11 +8,13 @@ import pytest
 import torch
 from hydra import compose, initialize_config_dir
 
-from configs.schema import register
-from pipeline.naming import register_resolvers
+from sparsign.compressors import registry
+from sparsign.configs import schema
+from sparsign.pipeline.naming import register_resolvers
 
 torch.set_num_threads(1)
-register()
+schema.register()
+registry.register()
 register_resolvers()
 
 TINY_DATA = [
@@ -26,7 +28,7 @@ TINY_DATA = [
 @pytest.fixture
 def plain_page(monkeypatch):
     """Leaves the pictures of report.html out: they are tested on their own and cost seconds a run."""
-    monkeypatch.setattr("evaluation.report.render", lambda *_: "")
+    monkeypatch.setattr("sparsign.reports.files.render", lambda *_: "")
 
 
 @pytest.fixture

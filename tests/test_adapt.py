@@ -8,11 +8,11 @@ import torch
 from rich.console import Console
 from torch import nn
 
-from pipeline import stages
-from pipeline.adapt import reestimate_batchnorm
-from pipeline.folder import RunFolder
-from pipeline.teacher import build_teacher
-from pipeline.tracking import CsvTracker
+from sparsign.pipeline import stages
+from sparsign.pipeline.adapt import reestimate_batchnorm
+from sparsign.pipeline.folder import RunFolder
+from sparsign.pipeline.teacher import build_teacher
+from sparsign.pipeline.tracking import CsvTracker
 from tests.conftest import TINY_DATA
 from tests.test_matrix import ONE_EPOCH
 

@@ -8,15 +8,15 @@ import torch
 from plain_loop import run, run_stage
 from torch import nn
 
-from compressors.admm import ADMM
-from compressors.admm_steps import pruning_steps
-from compressors.base import Stage
-from compressors.duals import Dual
-from compressors.fixed_levels import FixedLevels
-from compressors.purify import remove_unused_paths
-from compressors.spread import attach_channel_masks
-from compressors.transforms import Mask, attach, encode_layer, find, latent, scaled
-from models.channels import removable
+from sparsign.compressors.admm import ADMM
+from sparsign.compressors.admm_steps import pruning_steps
+from sparsign.compressors.base import Stage
+from sparsign.compressors.parts.duals import Dual
+from sparsign.compressors.parts.fixed_levels import FixedLevels
+from sparsign.compressors.parts.transforms import Mask, attach, encode_layer, find, latent, scaled
+from sparsign.compressors.pruning.purify import remove_unused_paths
+from sparsign.compressors.pruning.spread import attach_channel_masks
+from sparsign.models.channels import removable
 
 
 class Residual(nn.Module):

@@ -6,12 +6,12 @@ import torch
 from plain_loop import run
 from torch import nn
 
-from compressors.admm import ADMM
-from compressors.transforms import encode_layer
-from evaluation.storage import layer_storage
-from packing.file import read, write
-from packing.spec import LayerCodes
-from packing.trace import to_packed
+from sparsign.compressors.admm import ADMM
+from sparsign.compressors.parts.transforms import encode_layer
+from sparsign.evaluation.storage import layer_storage
+from sparsign.packing.file import read, write
+from sparsign.packing.spec import LayerCodes
+from sparsign.packing.trace import to_packed
 
 
 @pytest.mark.parametrize("structure", ["filter", "channel", "column_then_filter"])

@@ -6,17 +6,17 @@ from plain_loop import run, run_stage
 from resume import assert_resumes
 from torch import nn
 
-from compressors.base import Stage
-from compressors.bnn import BNN
-from compressors.bwn import BWN
-from compressors.msf import MSF, least
-from compressors.stq_a import STQA
-from compressors.stq_b import STQB
-from compressors.subsidiary import FilterSearch, Subsidiary
-from compressors.transforms import encode_layer, find, latent, scaled, transforms
-from compressors.ttq import TTQ, TrainedTernary
-from compressors.twn import TWN, Ternary
-from models.layers import Sign
+from sparsign.compressors.base import Stage
+from sparsign.compressors.bnn import BNN
+from sparsign.compressors.bwn import BWN
+from sparsign.compressors.msf import MSF, least
+from sparsign.compressors.parts.transforms import encode_layer, find, latent, scaled, transforms
+from sparsign.compressors.stq_a import STQA
+from sparsign.compressors.stq_b import STQB
+from sparsign.compressors.subsidiary import FilterSearch, Subsidiary
+from sparsign.compressors.ttq import TTQ, TrainedTernary
+from sparsign.compressors.twn import TWN, Ternary
+from sparsign.models.layers import Sign
 
 METHODS = {
     "bnn": BNN,

@@ -3,8 +3,8 @@
 import pytest
 from hydra.errors import InstantiationException
 
-from pipeline import build, cli
-from pipeline.cli import one_line
+from sparsign.pipeline import build, cli
+from sparsign.pipeline.cli import one_line
 
 TYPED = {
     "compressor.prf=0.2": "compressor.prf: no such option (did you mean pfr?)",
@@ -61,7 +61,7 @@ def test_input_errors_speak_for_themselves():
 
 
 def test_the_cause_inside_of_hydras_wrapping_is_told():
-    wrapped = InstantiationException("Error in call to target 'compressors.ptq.PTQ':\nfull_key: compressor")
+    wrapped = InstantiationException("Error in call to target 'sparsign.compressors.ptq.PTQ':\nfull_key: compressor")
     wrapped.__cause__ = ValueError("compressor.pfr=2: expected a value in [0, 1)")
     assert one_line(wrapped) == "compressor.pfr=2: expected a value in [0, 1)"
 

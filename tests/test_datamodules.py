@@ -16,13 +16,13 @@ from omegaconf import OmegaConf
 from PIL import Image
 from torchvision import transforms
 
-from datamodules.cifar import Cifar10, Cifar100
-from datamodules.digits import Digits
-from datamodules.idx import FashionMnist, Mnist
-from datamodules.imagenet import ImageNet
-from datamodules.splits import stratified
-from datamodules.tensors import TensorLoader, crop, normalise
-from datamodules.tiny_imagenet import TinyImageNet
+from sparsign.datamodules.cifar import Cifar10, Cifar100
+from sparsign.datamodules.digits import Digits
+from sparsign.datamodules.idx import FashionMnist, Mnist
+from sparsign.datamodules.imagenet import ImageNet
+from sparsign.datamodules.splits import stratified
+from sparsign.datamodules.tensors import TensorLoader, crop, normalise
+from sparsign.datamodules.tiny_imagenet import TinyImageNet
 
 CONFIGS = Path(__file__).parents[1] / "configs" / "dataset"
 RANDOM = np.random.default_rng(0)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-import train
+from sparsign import train
 
 ROOT = Path(__file__).parent.parent
 SMALL = ["compressor=ttq", "model=lenet5", "schedule=smoke", "dataset.limit=96", "trainer.accelerator=cpu",

@@ -10,18 +10,18 @@ from torch import nn
 from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
 from torchvision.ops import FrozenBatchNorm2d
 
-from compressors.ptq import PTQ
-from compressors.transforms import Mask, UnitNorm, attach, encode_layer, transformed
-from compressors.unit_ternary import UnitTernary
-from kernels.engine import load_engine
-from models.detection import maskrcnn_resnet50_fpn
-from models.graph import UntraceableError, batchnorm_after
-from packing.file import PackedFileError, dumps, loads, read, write
-from packing.layers import pack_layers, restore_layers
-from packing.size import total_size
-from packing.spec import LayerCodes, Node, PackedModel
-from packing.structure import Structure, structure
-from packing.trace import to_packed
+from sparsign.compressors.parts.transforms import Mask, UnitNorm, attach, encode_layer, transformed
+from sparsign.compressors.parts.unit_ternary import UnitTernary
+from sparsign.compressors.ptq import PTQ
+from sparsign.kernels.engine import load_engine
+from sparsign.models.detection import maskrcnn_resnet50_fpn
+from sparsign.models.graph import UntraceableError, batchnorm_after
+from sparsign.packing.file import PackedFileError, dumps, loads, read, write
+from sparsign.packing.layers import pack_layers, restore_layers
+from sparsign.packing.size import total_size
+from sparsign.packing.spec import LayerCodes, Node, PackedModel
+from sparsign.packing.structure import Structure, structure
+from sparsign.packing.trace import to_packed
 
 PREDICTORS = ["box_predictor", "mask_predictor", r"rpn\.head\.(cls_logits|bbox_pred)"]
 PFR = 0.9

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from compressors.duals import Dual
-from compressors.projections import project
+from sparsign.compressors.parts.duals import Dual
+from sparsign.compressors.pruning.projections import project
 
 SIZE, KEPT = 12, 4
 

@@ -7,10 +7,10 @@ import torch.nn.functional as F
 from tiny_nets import INPUT, NETS, build, layers, prune
 from torch import nn
 
-from kernels.engine import load_engine
-from kernels.reference import ReferenceEngine
-from models.layers import Sign
-from packing.trace import to_packed
+from sparsign.kernels.engine import load_engine
+from sparsign.kernels.reference import ReferenceEngine
+from sparsign.models.layers import Sign
+from sparsign.packing.trace import to_packed
 
 IMAGES = torch.randn(5, *INPUT, generator=torch.Generator().manual_seed(1))
 

@@ -10,23 +10,23 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from compressors.quantizers import Binary, ScaledBinary
-from compressors.transforms import Mask, attach, encode_layer, find
-from evaluation import accuracy, latency, proof, rebuild, report, schema
-from evaluation.layers import bytes_on_disk
-from evaluation.storage import layer_storage
-from evaluation.structure import alive, pruned_ratio
-from evaluation.theory import theory
-from models.lenet import lenet5
-from models.nin import nin
-from packing.file import write
-from packing.spec import LayerCodes, Node, PackedModel
-from packing.trace import to_packed
+from sparsign.compressors.parts.quantizers import Binary, ScaledBinary
+from sparsign.compressors.parts.transforms import Mask, attach, encode_layer, find
+from sparsign.evaluation import accuracy, latency, proof, rebuild, report, schema
+from sparsign.evaluation.layers import bytes_on_disk
+from sparsign.evaluation.storage import layer_storage
+from sparsign.evaluation.structure import alive, pruned_ratio
+from sparsign.evaluation.theory import theory
+from sparsign.models.lenet import lenet5
+from sparsign.models.nin import nin
+from sparsign.packing.file import write
+from sparsign.packing.spec import LayerCodes, Node, PackedModel
+from sparsign.packing.trace import to_packed
 
 META = {
-    "model": {"name": "lenet5", "_target_": "models.lenet.lenet5", "form": "float", "options": {}},
+    "model": {"name": "lenet5", "_target_": "sparsign.models.lenet.lenet5", "form": "float", "options": {}},
     "dataset": {
-        "_target_": "datamodules.digits.Digits",
+        "_target_": "sparsign.datamodules.digits.Digits",
         "name": "digits",
         "channels": 1,
         "image_size": 32,
@@ -248,11 +248,19 @@ def test_theory_has_no_bit_operations_without_sign():
 
 @pytest.mark.parametrize(
     "target",
-    ["os.system", "models.lenet.check_form", "models.lenet", "models.no_such.net", "modelsx.lenet.lenet5", None, 3],
+    [
+        "os.system",
+        "sparsign.models.lenet.check_form",
+        "models.lenet",
+        "sparsign.models.no_such.net",
+        "modelsx.lenet.lenet5",
+        None,
+        3,
+    ],
 )
 def test_only_builders_of_models_are_looked_up(target):
     with pytest.raises(ValueError, match="_target_"):
-        rebuild.look_up(target, "models")
+        rebuild.look_up(target, "sparsign.models")
 
 
 def small_packed(**model):
@@ -279,7 +287,7 @@ def test_sizes_that_are_not_the_packed_networks_build_nothing(change):
 
 
 def test_options_of_the_binary_form_do_not_stop_the_float_baseline():
-    target = {"_target_": "models.resnet.resnet20", "form": "fbin", "options": {"block": "preact"}}
+    target = {"_target_": "sparsign.models.resnet.resnet20", "form": "fbin", "options": {"block": "preact"}}
     assert rebuild.float_network(small_packed(**target))(torch.zeros(1, 1, 32, 32)).shape == (1, 10)
 
 
@@ -292,7 +300,12 @@ def test_test_batches_are_the_data_sets_test_images(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "change", [{"_target_": "datamodules.splits.stratified"}, {"_target_": "models.lenet.lenet5"}, {"mean": [0.1, 0.2]}]
+    "change",
+    [
+        {"_target_": "sparsign.datamodules.splits.stratified"},
+        {"_target_": "sparsign.models.lenet.lenet5"},
+        {"mean": [0.1, 0.2]},
+    ],
 )
 def test_other_data_sets_are_refused(change, tmp_path):
     with pytest.raises(ValueError):

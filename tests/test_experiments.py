@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-import train
+from sparsign import train
 from tests.conftest import TINY_DATA
 from tests.test_matrix import ONE_EPOCH, size_of
 

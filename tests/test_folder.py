@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
-from packing import atomic
-from pipeline.folder import RunFolder, load_plain, save_atomic
-from pipeline.naming import LONGEST_NAME, folder_name, sweep_dir
+from sparsign.packing import atomic
+from sparsign.pipeline.folder import RunFolder, load_plain, save_atomic
+from sparsign.pipeline.naming import LONGEST_NAME, folder_name, sweep_dir
 
 CONFIG = {
     "seed": 0, "resume": None, "sweep": None, "compressor": {"name": "stq_a", "pfr": 0.4, "ratios": {}},

@@ -3,12 +3,12 @@
 import pytest
 import torch
 
-from compressors.fixed_levels import Frozen
-from compressors.levels import Levels, nearest
-from compressors.transforms import attach, latent
-from pipeline.folder import load_plain
+from sparsign.compressors.parts.fixed_levels import Frozen
+from sparsign.compressors.parts.levels import Levels, nearest
+from sparsign.compressors.parts.transforms import attach, latent
+from sparsign.pipeline.folder import load_plain
+from sparsign.train import run
 from tests.conftest import TINY_DATA
-from train import run
 
 LAYERS = ("conv1", "conv2", "fc1", "fc2")
 

@@ -8,9 +8,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from compressors.fixed_levels import FixedLevels
-from compressors.levels import Levels, alternate, encode, levels_of, nearest, search_interval
-from compressors.transforms import Mask, attach, encode_layer, scaled
+from sparsign.compressors.parts.fixed_levels import FixedLevels
+from sparsign.compressors.parts.levels import Levels, alternate, encode, levels_of, nearest, search_interval
+from sparsign.compressors.parts.transforms import Mask, attach, encode_layer, scaled
 
 CASES = [Levels(1, False), Levels(1, True), Levels(2, False), Levels(3, True), Levels(8, False), Levels(7, True)]
 

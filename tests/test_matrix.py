@@ -2,7 +2,7 @@
 
 import pytest
 
-import train
+from sparsign import train
 from tests.conftest import TINY_DATA
 
 MODELS = ["resnet18", "resnet20", "resnet56", "vgg11", "nin", "lenet5", "mobilenet_v2"]  # the big ones: each with a few

@@ -9,11 +9,11 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from compressors.base import Compressor, Recipe, Stage
-from compressors.wpc import WPC
-from configs.schema import StageConfig
-from pipeline import build, optim
-from pipeline.module import StageModule, epoch_seed
+from sparsign.compressors.base import Compressor, Recipe, Stage
+from sparsign.compressors.wpc import WPC
+from sparsign.configs.schema import StageConfig
+from sparsign.pipeline import build, optim
+from sparsign.pipeline.module import StageModule, epoch_seed
 from tests.conftest import TINY_DATA
 
 

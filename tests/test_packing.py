@@ -12,10 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny_nets import INPUT, quantised, regular
 
-from kernels.engine import load_engine
-from packing.codecs import CODECS, inflate, pack, packed_size, unpack
-from packing.file import MAGIC, PREAMBLE, PackedFileError, dumps, loads, read, write
-from packing.spec import LayerCodes, Node, PackedModel
+from sparsign.kernels.engine import load_engine
+from sparsign.packing.codecs import CODECS, inflate, pack, packed_size, unpack
+from sparsign.packing.file import MAGIC, PREAMBLE, PackedFileError, dumps, loads, read, write
+from sparsign.packing.spec import LayerCodes, Node, PackedModel
 
 # -- symbols -----------------------------------------------------------------------------------------------------------
 

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from papers import tables
-from papers.acceptance import judge, load_claims
-from papers.ledger import append, load_ledger, validate
-from papers.targets import load_targets
+from sparsign.papers import tables
+from sparsign.papers.acceptance import judge, load_claims
+from sparsign.papers.ledger import append, load_ledger, validate
+from sparsign.papers.targets import load_targets
 
 PAPERS, TARGETS = load_targets()
 ROW = {

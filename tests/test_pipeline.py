@@ -14,8 +14,8 @@ import pytest
 import torch
 import yaml
 
-from compressors.wpc import WPC
-from configs.schema import DatasetConfig, LatencyConfig, TrainerConfig
+from sparsign.compressors.wpc import WPC
+from sparsign.configs.schema import DatasetConfig, LatencyConfig, TrainerConfig
 
 ROOT = Path(__file__).parent.parent
 TINY = ["model=resnet20", "dataset.limit=96", "dataset.batch_size=16", "latency.seconds=0", "trainer.threads=1"]

@@ -8,8 +8,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from compressors.projections import STRUCTURES, group_norms, keep_mask, kept_groups, project
-from compressors.purify import purified
+from sparsign.compressors.pruning.projections import STRUCTURES, group_norms, keep_mask, kept_groups, project
+from sparsign.compressors.pruning.purify import purified
 
 SHAPE = (3, 2, 2, 1)
 

@@ -15,14 +15,23 @@ from resume import assert_resumes
 from sklearn.datasets import load_digits
 from torch import nn
 
-import train
-from compressors.base import Stage
-from compressors.ptq import PTQ, cosine, kept, project, prune
-from compressors.transforms import Mask, UnitNorm, attach, encode_layer, find, latent, scaled, transformed
-from compressors.unit_ternary import UnitTernary
-from models.resnet import resnet18
-from packing.layers import pack_layers
-from packing.size import compressed_code_bytes, total_size
+from sparsign import train
+from sparsign.compressors.base import Stage
+from sparsign.compressors.parts.transforms import (
+    Mask,
+    UnitNorm,
+    attach,
+    encode_layer,
+    find,
+    latent,
+    scaled,
+    transformed,
+)
+from sparsign.compressors.parts.unit_ternary import UnitTernary
+from sparsign.compressors.ptq import PTQ, cosine, kept, project, prune
+from sparsign.models.resnet import resnet18
+from sparsign.packing.layers import pack_layers
+from sparsign.packing.size import compressed_code_bytes, total_size
 
 
 def make_model():

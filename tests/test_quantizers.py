@@ -6,14 +6,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from compressors.fixed_levels import FixedLevels
-from compressors.quantizers import Binary, ScaledBinary
-from compressors.threshold_ternary import FixedTernary, TGATernary
-from compressors.transforms import Mask, attach, encode_layer, scaled
-from compressors.ttq import TrainedTernary
-from compressors.twn import Ternary
-from compressors.unit_ternary import UnitTernary
-from models.layers import binarize
+from sparsign.compressors.parts.fixed_levels import FixedLevels
+from sparsign.compressors.parts.quantizers import Binary, ScaledBinary
+from sparsign.compressors.parts.threshold_ternary import FixedTernary, TGATernary
+from sparsign.compressors.parts.transforms import Mask, attach, encode_layer, scaled
+from sparsign.compressors.parts.unit_ternary import UnitTernary
+from sparsign.compressors.ttq import TrainedTernary
+from sparsign.compressors.twn import Ternary
+from sparsign.models.layers import binarize
 
 QUANTIZERS = {
     "binary": Binary,

@@ -9,13 +9,13 @@ import pytest
 from hydra import compose, initialize_config_dir
 from rich.console import Console
 
-import evaluate
-from configs.evaluation import register
-from evaluation import curves, html, record, report, sweep, table
-from evaluation.storage import storage_table
-from packing.file import write
-from packing.spec import Node, PackedModel
-from papers.ledger import validate
+from sparsign import evaluate
+from sparsign.configs.evaluation import register
+from sparsign.evaluation.storage import storage_table
+from sparsign.packing.file import write
+from sparsign.packing.spec import Node, PackedModel
+from sparsign.papers.ledger import validate
+from sparsign.reports import curves, files, html, record, report, sweep, table
 
 
 def layer(name="conv1", op="conv", kept=6, **change):
@@ -162,7 +162,7 @@ def test_rows_of_a_stages_end_belong_to_its_last_epoch():
 
 
 def test_writing_replaces_and_reading_checks(tmp_path):
-    report.write_report(a_report(), tmp_path)
+    files.write_report(a_report(), tmp_path)
     assert report.read_report(tmp_path / "report.json") == a_report()
     assert sorted(p.name for p in tmp_path.iterdir()) == ["report.html", "report.json"]
     (tmp_path / "report.json").write_text("{}")
@@ -189,7 +189,7 @@ def test_pareto_front_holds_what_nothing_beats():
 def test_sweep_summary_finds_runs_up_to_three_folders_down(tmp_path):
     for name, top1, packed in (("pfr-0.2", 0.9, 400), ("a/b/seed-1", 0.85, 500), ("a/b/c/deep", 0.1, 900)):
         (tmp_path / name).mkdir(parents=True)
-        report.write_report(a_report(top1, packed), tmp_path / name)
+        files.write_report(a_report(top1, packed), tmp_path / name)
     (tmp_path / "broken").mkdir()
     (tmp_path / "broken" / "report.json").write_text("{")
     text = text_of(sweep.summarise(tmp_path))
@@ -252,7 +252,7 @@ def test_pruning_rate_counts_nonzeros_only_where_single_weights_are_pruned():
 def test_a_folder_without_a_finished_run_is_refused(tmp_path):
     with pytest.raises(FileNotFoundError, match="no such report"):
         record.read_run(tmp_path)
-    report.write_report(a_report(), tmp_path)
+    files.write_report(a_report(), tmp_path)
     with pytest.raises(FileNotFoundError, match=r"timing\.json"):
         record.read_run(tmp_path)
     (tmp_path / "timing.json").write_text('{"pretrain": 3}')
@@ -277,7 +277,7 @@ def run_folder(tmp_path):
     meta = {
         "model": {"name": "tiny"},
         "dataset": {
-            "_target_": "datamodules.digits.Digits",
+            "_target_": "sparsign.datamodules.digits.Digits",
             "name": "digits",
             "channels": 1,
             "image_size": 32,

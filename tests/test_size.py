@@ -11,10 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny_nets import quantised, regular
 
-from packing.file import PREAMBLE, dumps
-from packing.size import compressed_code_bytes, node_size, sizes, total_size
-from packing.spec import LayerCodes, Node, PackedModel
-from packing.structure import irregular_index_bits, layer_structure, structure
+from sparsign.packing.file import PREAMBLE, dumps
+from sparsign.packing.size import compressed_code_bytes, node_size, sizes, total_size
+from sparsign.packing.spec import LayerCodes, Node, PackedModel
+from sparsign.packing.structure import irregular_index_bits, layer_structure, structure
 
 
 def one_conv(codes, scale=None, **kept):

@@ -7,17 +7,17 @@ import pytest
 import torch
 from torch import nn
 
-from compressors.base import Stage
-from compressors.spread import attach_channel_masks, remove_filters
-from compressors.stq_a import STQA, choose_filters, separation
-from compressors.transforms import encode_layer
-from evaluation.theory import BINARY, SCALED
-from kernels.engine import load_engine
-from models.layers import Sign
-from models.lenet import lenet5
-from models.resnet import resnet20
-from models.vgg import vgg11
-from packing.trace import to_packed
+from sparsign.compressors.base import Stage
+from sparsign.compressors.parts.transforms import encode_layer
+from sparsign.compressors.pruning.spread import attach_channel_masks, remove_filters
+from sparsign.compressors.stq_a import STQA, choose_filters, separation
+from sparsign.evaluation.theory import BINARY, SCALED
+from sparsign.kernels.engine import load_engine
+from sparsign.models.layers import Sign
+from sparsign.models.lenet import lenet5
+from sparsign.models.resnet import resnet20
+from sparsign.models.vgg import vgg11
+from sparsign.packing.trace import to_packed
 from tests.plain_loop import run, run_stage
 from tests.tiny_nets import INPUT, build
 

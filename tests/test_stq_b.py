@@ -8,9 +8,9 @@ from plain_loop import run
 from resume import assert_resumes
 from torch import nn
 
-from compressors.stq_b import STQB, expander
-from compressors.transforms import Mask, encode_layer, find, latent, scaled, transforms
-from models.layers import Sign
+from sparsign.compressors.parts.transforms import Mask, encode_layer, find, latent, scaled, transforms
+from sparsign.compressors.stq_b import STQB, expander
+from sparsign.models.layers import Sign
 
 
 def make_model():

@@ -7,8 +7,8 @@ from types import SimpleNamespace
 
 import pytest
 
-import train
-from pipeline.tracking import CsvTracker, WandbTracker, numbers
+from sparsign import train
+from sparsign.pipeline.tracking import CsvTracker, WandbTracker, numbers
 from tests.conftest import TINY_DATA
 
 ROWS = [

@@ -12,14 +12,23 @@ from resume import assert_resumes
 from sklearn.datasets import load_digits
 from torch import nn
 
-from compressors import groups
-from compressors.base import Stage
-from compressors.threshold_ternary import FixedTernary, TGATernary
-from compressors.transforms import Mask, Quantizer, attach, encode_layer, find, latent, scaled, transformed
-from compressors.wpc import WPC
-from evaluation.structure import pruned_ratio
-from models.resnet import resnet18
-from packing.trace import to_packed
+from sparsign.compressors.base import Stage
+from sparsign.compressors.parts.threshold_ternary import FixedTernary, TGATernary
+from sparsign.compressors.parts.transforms import (
+    Mask,
+    Quantizer,
+    attach,
+    encode_layer,
+    find,
+    latent,
+    scaled,
+    transformed,
+)
+from sparsign.compressors.pruning import groups
+from sparsign.compressors.wpc import WPC
+from sparsign.evaluation.structure import pruned_ratio
+from sparsign.models.resnet import resnet18
+from sparsign.packing.trace import to_packed
 
 
 def make_model():

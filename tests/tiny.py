@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor
 
-from datamodules.base import ImageData
-from datamodules.splits import Split
+from sparsign.datamodules.base import ImageData
+from sparsign.datamodules.splits import Split
 
 
 class TinyImages(ImageData):

@@ -3,8 +3,8 @@
 import torch
 from torch import nn
 
-from models.layers import PadShortcut, Sign
-from packing.trace import to_packed
+from sparsign.models.layers import PadShortcut, Sign
+from sparsign.packing.trace import to_packed
 
 
 class Residual(nn.Module):

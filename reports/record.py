@@ -1,4 +1,4 @@
-"""`python -m evaluation.record RUN --command "python train.py ..." [--target ID]`: put a finished run into the ledger.
+"""Put a finished run into the ledger: `python -m sparsign.reports.record RUN --command "python train.py ..."`.
 
 Accuracies and sizes come from the run's report.json, times from timing.json, the schedule from config.yaml; RESULTS.md
 is written anew.
@@ -15,10 +15,10 @@ from typing import Any
 
 import yaml
 
-from evaluation import curves
-from evaluation.report import read_report
-from packing.atomic import write_atomic
-from papers import ledger, tables
+from sparsign.evaluation.report import read_report
+from sparsign.packing.atomic import write_atomic
+from sparsign.papers import ledger, tables
+from sparsign.reports import curves
 
 
 def _percent(value: float | None) -> float | None:
@@ -100,7 +100,7 @@ def keep_plots(run: Path, folder: Path) -> None:
 
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
-        prog="python -m evaluation.record", description="Add a run to papers/ledger.jsonl."
+        prog="python -m sparsign.reports.record", description="Add a run to papers/ledger.jsonl."
     )
     parser.add_argument("run", type=Path, help="folder of a finished run")
     parser.add_argument("--command", required=True, help="the exact command that made it")

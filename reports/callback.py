@@ -8,7 +8,7 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 from rich.console import Console
 
-from evaluation.sweep import summarise
+from sparsign.reports.sweep import summarise
 
 
 class SweepSummary(Callback):

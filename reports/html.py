@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from html import escape
 from typing import Any
 
-from evaluation import curves, figures
-from evaluation.table import fastest, percent, reload_line, size
+from sparsign.reports import curves, figures
+from sparsign.reports.table import fastest, percent, reload_line, size
 
 CSS = """
 :root { color-scheme: light; --ink: #1f2933; --muted: #616e7c; --line: #e4e7eb; --blue: #2f6fae; --red: #b42318; }

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from compressors.transforms import Quantizer, scaled
+from sparsign.compressors.parts.transforms import Quantizer, scaled
 
 DELTAS = ("support", "twn")
 

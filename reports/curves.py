@@ -12,7 +12,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import PowerNorm
 
-from evaluation.figures import BLUE, GREEN, INK, MUTED, ORANGE, PALE, PURPLE, axes, styled, svg
+from sparsign.reports.figures import BLUE, GREEN, INK, MUTED, ORANGE, PALE, PURPLE, axes, styled, svg
 
 Row = dict[str, Any]
 KIND_COLORS = {"pretrain": BLUE, "prune": ORANGE, "quantize": PURPLE, "finetune": GREEN}

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from compressors.transforms import WeightTransform
+from sparsign.compressors.parts.transforms import WeightTransform
 
 Projection = Callable[[Tensor], Tensor]
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from compressors.projections import kept_groups
-from compressors.transforms import Quantizer, WeightTransform, scaled
+from sparsign.compressors.parts.transforms import Quantizer, WeightTransform, scaled
+from sparsign.compressors.pruning.projections import kept_groups
 
 
 class _OnLevels(torch.autograd.Function):

@@ -7,8 +7,8 @@ import math
 import torch
 from torch import Tensor, nn
 
-from compressors.quantizers import straight_through
-from compressors.transforms import Quantizer, scaled
+from sparsign.compressors.parts.quantizers import straight_through
+from sparsign.compressors.parts.transforms import Quantizer, scaled
 
 
 class FixedTernary(Quantizer):

@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from compressors.projections import group_norms
-from compressors.spread import remove_filters
-from compressors.transforms import Mask, latent, transforms
+from sparsign.compressors.parts.transforms import Mask, latent, transforms
+from sparsign.compressors.pruning.projections import group_norms
+from sparsign.compressors.pruning.spread import remove_filters
 
 
 def weighted(model: nn.Module) -> dict[str, nn.Module]:

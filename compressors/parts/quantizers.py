@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from compressors.transforms import Quantizer
-from models.layers import binarize
+from sparsign.compressors.parts.transforms import Quantizer
+from sparsign.models.layers import binarize
 
 JUST_ABOVE_ONE = 1 + torch.finfo(torch.float32).eps
 

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from compressors.transforms import Mask, attach
-from models.channels import removable
+from sparsign.compressors.parts.transforms import Mask, attach
+from sparsign.models.channels import removable
 
 NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
 

@@ -14,11 +14,11 @@ from matplotlib.figure import Figure
 from rich import box
 from rich.table import Table
 
-from evaluation.figures import BLUE, GRID, INK, MUTED, PALE, axes, styled, svg
-from evaluation.html import page, section, table
-from evaluation.report import read_report
-from evaluation.table import percent
-from packing.atomic import write_atomic
+from sparsign.evaluation.report import read_report
+from sparsign.packing.atomic import write_atomic
+from sparsign.reports.figures import BLUE, GRID, INK, MUTED, PALE, axes, styled, svg
+from sparsign.reports.html import page, section, table
+from sparsign.reports.table import percent
 
 DEPTH = 3
 MARKERS = "osD^vPX*<>"
