@@ -11,11 +11,12 @@ from rich.console import Console
 
 from sparsign import evaluate
 from sparsign.configs.evaluation import register
+from sparsign.evaluation import report
 from sparsign.evaluation.storage import storage_table
 from sparsign.packing.file import write
 from sparsign.packing.spec import Node, PackedModel
 from sparsign.papers.ledger import validate
-from sparsign.reports import curves, files, html, record, report, sweep, table
+from sparsign.reports import curves, files, html, record, sweep, table
 
 
 def layer(name="conv1", op="conv", kept=6, **change):
