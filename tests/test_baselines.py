@@ -9,12 +9,14 @@ from torch import nn
 from sparsign.compressors.base import Stage
 from sparsign.compressors.bnn import BNN
 from sparsign.compressors.bwn import BWN
-from sparsign.compressors.msf import MSF, least
+from sparsign.compressors.msf import MSF
+from sparsign.compressors.parts.trained_ternary import TrainedTernary
 from sparsign.compressors.parts.transforms import encode_layer, find, latent, scaled, transforms
+from sparsign.compressors.pruning.decide import least
 from sparsign.compressors.stq_a import STQA
 from sparsign.compressors.stq_b import STQB
 from sparsign.compressors.subsidiary import FilterSearch, Subsidiary
-from sparsign.compressors.ttq import TTQ, TrainedTernary
+from sparsign.compressors.ttq import TTQ
 from sparsign.compressors.twn import TWN, Ternary
 from sparsign.models.layers import Sign
 
