@@ -9,6 +9,7 @@ from torch import nn
 from sparsign.compressors.base import Stage
 from sparsign.compressors.bnn import BNN
 from sparsign.compressors.bwn import BWN
+from sparsign.compressors.ec2t import EC2T
 from sparsign.compressors.msf import MSF
 from sparsign.compressors.parts.trained_ternary import TrainedTernary
 from sparsign.compressors.parts.transforms import encode_layer, find, latent, scaled, transforms
@@ -27,6 +28,7 @@ METHODS = {
     "twn": TWN,
     "ttq": TTQ,
     "ttq_zeros": lambda: TTQ(zeros=0.5, init="one"),
+    "ec2t": EC2T,
     "msf": lambda: MSF(pfr=0.4),
     "subsidiary": lambda: Subsidiary(alpha_s=1e-3),
 }
