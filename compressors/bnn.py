@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from sparsign.compressors.parts.binary_method import BinaryMethod
+from sparsign.compressors.parts.binary import BinaryMethod
 
 
 @dataclass

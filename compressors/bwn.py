@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from sparsign.compressors.parts.binary_method import BinaryMethod
+from sparsign.compressors.parts.binary import BinaryMethod
 from sparsign.compressors.parts.quantizers import ScaledBinary
 from sparsign.compressors.parts.transforms import WeightTransform
 from sparsign.configs.options import option

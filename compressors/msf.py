@@ -8,7 +8,7 @@ from typing import ClassVar
 from torch import nn
 
 from sparsign.compressors.base import Stage
-from sparsign.compressors.parts.binary_method import BinaryFilterPruning
+from sparsign.compressors.parts.binary import BinaryFilterPruning
 from sparsign.compressors.parts.quantizers import ScaledBinary
 from sparsign.compressors.parts.transforms import WeightTransform
 from sparsign.compressors.pruning.decide import least

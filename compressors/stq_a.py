@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from sparsign.compressors.base import Stage
-from sparsign.compressors.parts.binary_method import BinaryFilterPruning
+from sparsign.compressors.parts.binary import BinaryFilterPruning
 from sparsign.compressors.parts.quantizers import Binary, ScaledBinary
 from sparsign.compressors.parts.transforms import WeightTransform
 from sparsign.compressors.pruning.cut import filter_metrics

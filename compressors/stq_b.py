@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from sparsign.compressors.parts.binary_method import BinaryMethod
+from sparsign.compressors.parts.binary import BinaryMethod
 from sparsign.compressors.parts.quantizers import Binary, ScaledBinary
 from sparsign.compressors.parts.transforms import Mask, WeightTransform
 from sparsign.configs.options import option

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from sparsign.compressors.base import Recipe, Stage
-from sparsign.compressors.parts.binary_method import BinaryFilterPruning
+from sparsign.compressors.parts.binary import BinaryFilterPruning
 from sparsign.compressors.parts.quantizers import ScaledBinary, inside, straight_through
 from sparsign.compressors.parts.transforms import WeightTransform, find
 from sparsign.configs.options import option
