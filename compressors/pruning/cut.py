@@ -59,4 +59,5 @@ def filter_metrics(layers: dict[str, nn.Module]) -> dict[str, float | list[float
     A removed filter is one that no kernel is left of, as in `evaluation/structure.py`.
     """
     kept = [find(layer, ChannelMask).mask.flatten(1).amax(dim=1) for layer in layers.values()]
-    return {"pfr": 1 - torch.cat(kept).mean().item(), "kept_filters": [k.mean().item() for k in kept]}
+    pfr = 1 - sum(int(k.sum()) for k in kept) / sum(len(k) for k in kept)
+    return {"pfr": pfr, "kept_filters": [k.mean().item() for k in kept]}
