@@ -136,10 +136,10 @@ class PTQ(Compressor):
         return Recipe(epochs=epochs, lr=lr, weight_decay=1e-4)
 
     def layers(self, model: nn.Module) -> dict[str, nn.Module]:
-        found = super().layers(model)
+        layers = super().layers(model)
         if self.depthwise == "ternary":
-            return found
-        return {name: layer for name, layer in found.items() if not is_depthwise(layer)}
+            return layers
+        return {name: layer for name, layer in layers.items() if not is_depthwise(layer)}
 
     def parameters(self, model: nn.Module, stage: Stage) -> list[dict[str, Any]]:
         """Two groups: weights with the recipe's weight decay; BN, biases, gains and ternary weights without."""

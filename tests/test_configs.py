@@ -3,6 +3,7 @@
 import ast
 import dataclasses
 import math
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -99,6 +100,19 @@ def test_yaml_of_a_method_says_only_what_differs_from_its_class(path):
     defaults = OmegaConf.structured(METHODS[ground.removeprefix("schema/")])
     assert node["name"] == path.stem and ("_target_" in node) == base.startswith("schema/")
     assert not [k for k, v in node.items() if k not in ("_target_", "name") and defaults[k] == v]
+
+
+def test_modules_of_the_compressors_import_in_one_order():
+    """Files of `parts` and `pruning` use each other; no file does so in a circle."""
+    graph = {}
+    for path in (ROOT / "compressors").rglob("*.py"):
+        names = [name.rpartition(".")[0] for name in imported(path.read_text())] + imported(path.read_text())
+        graph[".".join(path.relative_to(ROOT).with_suffix("").parts)] = {
+            n for n in names if n.startswith("compressors.")
+        }
+    modules = set(graph)
+    order = list(TopologicalSorter({m: uses & modules for m, uses in graph.items()}).static_order())  # or CycleError
+    assert order.index("compressors.base") < order.index("compressors.parts.binary") < order.index("compressors.stq_a")
 
 
 def test_no_method_imports_a_method():

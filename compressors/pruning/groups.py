@@ -64,7 +64,8 @@ def penalty(norms: Tensor, kind: str, ratio: float) -> Tensor:
 
     Gradient by n_i, with H groups at or above delta out of G: 1[n_i < delta], plus a H / G where delta is a mean n and
     carries gradient (mix: H / G). Under `clip` a group above delta is pulled all the same: by 0.47 lambda where two
-    thirds are above it at a = 0.7.
+    thirds are above it at a = 0.7. Under `clip_detached` only groups that the loss itself leaves below delta can go,
+    whatever lambda is: to prune more, raise a.
     """
     if kind == "lasso":
         return norms.sum()
