@@ -22,12 +22,7 @@ def packed_meta(config: DictConfig, run: Trained) -> dict[str, Any]:
         "dataset": {
             k: plain["dataset"][k] for k in ("_target_", "name", "channels", "image_size", "num_classes", "mean", "std")
         },
-        "compressor": {
-            "name": plain["compressor"]["name"],
-            "pfr": plain["compressor"].get("pfr") or None,
-            "pfr_unit": run.compressor.PFR_UNIT,
-        }
-        | ({"group": plain["compressor"]["group"]} if "group" in plain["compressor"] else {}),
+        "compressor": {"name": plain["compressor"]["name"]} | run.compressor.accounting(),
         "seed": plain["seed"],
         "accuracy": {"float_top1": run.top1[names[0]], "trained_top1": run.top1[names[-1]]},
     }

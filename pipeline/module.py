@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytorch_lightning as pl
@@ -70,10 +71,7 @@ class StageModule(pl.LightningModule):
     def training_step(self, batch: tuple[Tensor, Tensor], index: int) -> Tensor:
         images, labels = batch
         logits = self.forward_net(images)
-        loss = nn.functional.cross_entropy(logits, labels)
-        if self.teacher is not None and self.distill > 0:
-            loss = (1 - self.distill) * loss + self.distill * self._distillation(images, logits)
-        penalty = self.compressor.penalty(self.net, self.stage)
+        loss, penalty = self.compressor.loss(self.net, self.stage, batch, logits, partial(self._task, batch))
         with torch.no_grad():
             correct = (logits.argmax(1) == labels).sum()
             extra = torch.zeros_like(loss) if penalty is None else penalty
@@ -81,6 +79,14 @@ class StageModule(pl.LightningModule):
             self._images += len(labels)
         self.log("loss", loss.detach(), prog_bar=True, logger=False)
         return loss if penalty is None else loss + penalty
+
+    def _task(self, batch: tuple[Tensor, Tensor], logits: Tensor) -> Tensor:
+        """Cross-entropy of logits for the batch, mixed with the distillation loss where the stage has a teacher."""
+        images, labels = batch
+        loss = nn.functional.cross_entropy(logits, labels)
+        if self.teacher is not None and self.distill > 0:
+            loss = (1 - self.distill) * loss + self.distill * self._distillation(images, logits)
+        return loss
 
     def _distillation(self, images: Tensor, logits: Tensor) -> Tensor:
         """T^2 KL(teacher || student) of softened logits (Hinton et al., 2015)."""

@@ -20,6 +20,7 @@ METHODS = {
     "bwn": [*MODELS, "alexnet"],
     "twn": [*MODELS, "vgg16"],
     "ttq": [*MODELS, "resnet50"],
+    "ec2t": ["resnet20", "vgg11", "lenet5"],
 }
 FORMS = {"stq_a form=wbin": ["resnet18", "vgg11", "nin", "mobilenet_v2"], "stq_b form=wbin": ["resnet18", "vgg11"]}
 KINDS = ("pretrain", "prune", "quantize", "finetune")
