@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from sparsign.compressors.parts.transforms import latent
 from sparsign.configs.options import check, option
-from sparsign.models.options import FORMS
+from sparsign.models.checks import FORMS
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from omegaconf import MISSING
 
 from sparsign.configs.help import register_help
 from sparsign.configs.options import option
-from sparsign.models.options import FORMS
+from sparsign.models.checks import FORMS
 
 DECAYS = ("constant", "cosine", "multistep", "cyclic")
 

@@ -2,7 +2,7 @@
 
 from torch import Tensor, nn
 
-from sparsign.models.layers import Sign, SignGradient
+from sparsign.models.sign import Sign, SignGradient
 
 BLOCKS = ("bireal", "resnet_e", "preact")
 

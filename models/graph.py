@@ -9,7 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 from torch.nn.utils import parametrize
 
-from sparsign.models.layers import PadShortcut, Sign
+from sparsign.models.shortcuts import PadShortcut
+from sparsign.models.sign import Sign
 
 KINDS: dict[type[nn.Module], str] = {
     nn.Conv2d: "conv",

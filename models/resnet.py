@@ -13,8 +13,10 @@ from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock
 
 from sparsign.models.binary_blocks import BLOCKS, build_block
-from sparsign.models.layers import PadShortcut, SignGradient, initialise
-from sparsign.models.options import check_form, check_image_size, choose
+from sparsign.models.checks import check_form, check_image_size, choose
+from sparsign.models.initialisation import initialise
+from sparsign.models.shortcuts import PadShortcut
+from sparsign.models.sign import SignGradient
 
 BlockBuilder = Callable[[int, int, int], nn.Module]
 SMALL_IMAGE = 64

@@ -5,8 +5,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sparsign.models.layers import Sign, initialise
-from sparsign.models.options import check_form, check_image_size, choose
+from sparsign.models.checks import check_form, check_image_size, choose
+from sparsign.models.initialisation import initialise
+from sparsign.models.sign import Sign
 
 POOL = 0  # stands for a 2x2 max-pool in the lists below
 LAYERS = {

@@ -6,7 +6,8 @@ from tiny_nets import INPUT, NETS, build, layers, prune
 from torch import nn
 
 from sparsign.models.channels import batchnorm_after, removable, trace
-from sparsign.models.layers import PadShortcut, Sign
+from sparsign.models.shortcuts import PadShortcut
+from sparsign.models.sign import Sign
 
 IMAGES = torch.randn(6, *INPUT, generator=torch.Generator().manual_seed(1))
 EXAMPLE = torch.zeros(1, *INPUT)

@@ -13,12 +13,13 @@ from torch.nn import functional as F
 from sparsign.models.alexnet import alexnet
 from sparsign.models.binary_blocks import BiRealBlock, PreactBlock
 from sparsign.models.detection import maskrcnn_resnet50_fpn
-from sparsign.models.layers import PadShortcut, Sign
 from sparsign.models.lenet import lenet5
 from sparsign.models.mobilenet import mobilenet_v2
 from sparsign.models.nin import nin
 from sparsign.models.pretrained import load_pretrained
 from sparsign.models.resnet import resnet18, resnet20, resnet50, resnet56
+from sparsign.models.shortcuts import PadShortcut
+from sparsign.models.sign import Sign
 from sparsign.models.vgg import vgg11, vgg16
 
 CONFIGS = Path(__file__).parents[1] / "configs" / "model"

@@ -13,9 +13,9 @@ from sparsign.compressors.pruning.spread import attach_channel_masks, remove_fil
 from sparsign.compressors.stq_a import STQA, choose_filters, separation
 from sparsign.evaluation.theory import BINARY, SCALED
 from sparsign.kernels.engine import load_engine
-from sparsign.models.layers import Sign
 from sparsign.models.lenet import lenet5
 from sparsign.models.resnet import resnet20
+from sparsign.models.sign import Sign
 from sparsign.models.vgg import vgg11
 from sparsign.packing.trace import to_packed
 from tests.plain_loop import run, run_stage
