@@ -14,12 +14,19 @@ METHODS = {
     "bnn": BINARY_INPUT_MODELS,
     "subsidiary": ["resnet20", "nin", "vgg11"],
     "msf": ["resnet20", "nin", "vgg11"],
-    "ptq": [*MODELS, "resnet50"],
-    "wpc": [*MODELS, "alexnet"],
+    "ptq": [*MODELS, "resnet50", "resnet44"],
+    "wpc": [*MODELS, "alexnet", "resnet34"],
     "admm": [*MODELS, "vgg16"],
     "bwn": [*MODELS, "alexnet"],
-    "twn": [*MODELS, "vgg16"],
+    "twn": [*MODELS, "vgg16", "resnet32"],
     "ttq": [*MODELS, "resnet50"],
+}
+BLOCKS = {  # how a binary residual net can be built, through one method each
+    "stq_a block=plain": ["resnet18"],
+    "stq_a block=react": ["resnet20"],
+    "stq_b block=react shortcut=duplicate": ["resnet20"],
+    "bnn block=plain": ["resnet20"],
+    "bnn shortcut=sign_conv": ["resnet20"],
 }
 FORMS = {"stq_a form=wbin": ["resnet18", "vgg11", "nin", "mobilenet_v2"], "stq_b form=wbin": ["resnet18", "vgg11"]}
 KINDS = ("pretrain", "prune", "quantize", "finetune")
@@ -32,15 +39,17 @@ def size_of(model: str) -> int:
 
 
 CASES = [(method, model) for method, models in METHODS.items() for model in models]
+CASES += [(method, model) for method, models in BLOCKS.items() for model in models]
 CASES += [(method, model) for method, models in FORMS.items() for model in models]
 
 
 @pytest.mark.parametrize("method, model", CASES)
 def test_method_goes_all_the_way_on(method, model, configuration, tmp_path, plain_page):
-    name, *form = method.split()
+    name, *options = method.split()
+    options = [f"compressor.{o}" if o.startswith("form") else f"model.options.{o}" for o in options]
     config = configuration(
-        f"compressor={name}", f"model={model}", *TINY_DATA, *ONE_EPOCH, *(f"compressor.{f}" for f in form),
-        *FEW_STAGES.get(name, []), f"dataset.image_size={size_of(model)}",
+        f"compressor={name}", f"model={model}", *TINY_DATA, *ONE_EPOCH, *options, *FEW_STAGES.get(name, []),
+        f"dataset.image_size={size_of(model)}",
     )  # fmt: skip
     report = train.run(config, tmp_path / "run")
     assert report["reload"]["identical_predictions"] is True

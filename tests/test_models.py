@@ -8,16 +8,15 @@ import torch
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from torch import fx, nn
-from torch.nn import functional as F
 
 from sparsign.models.alexnet import alexnet
-from sparsign.models.binary_blocks import BiRealBlock, PreactBlock
 from sparsign.models.detection import maskrcnn_resnet50_fpn
 from sparsign.models.lenet import lenet5
 from sparsign.models.mobilenet import mobilenet_v2
 from sparsign.models.nin import nin
 from sparsign.models.pretrained import load_pretrained
-from sparsign.models.resnet import resnet18, resnet20, resnet50, resnet56
+from sparsign.models.react import ChannelShift
+from sparsign.models.resnet import resnet18, resnet20, resnet32, resnet34, resnet44, resnet50, resnet56
 from sparsign.models.shortcuts import PadShortcut
 from sparsign.models.sign import Sign
 from sparsign.models.vgg import vgg11, vgg16
@@ -28,7 +27,11 @@ FLOAT_ONLY = (resnet50, lenet5, alexnet, mobilenet_v2)
 CASES = [
     *((build, form, 32, 3, {}) for build in BINARY for form in ("float", "fbin")),
     *((build, "wbin", 32, 1, {}) for build in FLOAT_ONLY),
-    *((resnet20, "fbin", 32, 3, {"block": block}) for block in ("resnet_e", "preact")),
+    *((resnet20, "fbin", 32, 3, {"block": block}) for block in ("plain", "react", "resnet_e", "preact")),
+    *((resnet20, "fbin", 32, 3, {"shortcut": shortcut}) for shortcut in ("sign_conv", "duplicate")),
+    *((build, form, 32, 3, {}) for build in (resnet32, resnet44, resnet34) for form in ("float", "fbin")),
+    (resnet34, "wbin", 96, 3, {}),
+    (resnet20, "fbin", 30, 3, {"block": "plain"}),
     (resnet18, "fbin", 64, 3, {"block": "preact", "sign_gradient": "approx"}),
     (resnet18, "float", 96, 1, {}),
     (resnet18, "fbin", 96, 3, {}),
@@ -41,7 +44,7 @@ CASES = [
 ]
 ALLOWED_MODULES = (
     *(nn.Conv2d, nn.Linear, nn.BatchNorm1d, nn.BatchNorm2d, nn.ReLU, nn.ReLU6, nn.Hardtanh, nn.MaxPool2d, nn.AvgPool2d),
-    *(nn.AdaptiveAvgPool2d, nn.Flatten, nn.Dropout, nn.Identity, Sign, PadShortcut),
+    *(nn.AdaptiveAvgPool2d, nn.Flatten, nn.Dropout, nn.Identity, nn.PReLU, Sign, PadShortcut, ChannelShift),
 )
 ALLOWED_FUNCTIONS = {operator.add, torch.add, torch.cat, torch.flatten}
 
@@ -86,7 +89,10 @@ def test_published_weight_counts():
     assert round(conv_weights(vgg11(10, 3, 32, "float")) / 1e6, 2) == 9.22
     assert round(conv_weights(nin(10, 3, 32, "float")) / 1e6, 3) == 0.966
     assert all_weights(lenet5(10, 1, 28, "float")) == 430_500
-    assert round(all_weights(resnet20(10, 3, 32, "float")) / 1e6, 2) == 0.27
+    for build, millions in ((resnet20, 0.27), (resnet32, 0.46), (resnet44, 0.66), (resnet56, 0.85)):
+        assert round(all_weights(build(10, 3, 32, "float")) / 1e6, 2) == millions  # ResNet paper, table 6
+    with torch.device("meta"):
+        assert round(sum(p.numel() for p in resnet34(1000, 3, 224, "float").parameters()) / 1e6, 1) == 21.8
     with torch.device("meta"):
         assert round(all_weights(alexnet(1000, 3, 224, "float")) / 1e6, 1) == 62.4
 
@@ -114,6 +120,8 @@ def signed_convs(model):
         (nin, {}, 7, 1216),
         (resnet18, {}, 16, 3840),
         (resnet18, {"block": "preact"}, 19, 3840 + 896),
+        (resnet18, {"block": "plain"}, 19, 3840 + 896),
+        (resnet18, {"block": "react", "shortcut": "duplicate"}, 16, 3840),
         (resnet20, {}, 18, 6 * (16 + 32 + 64)),
     ],
 )
@@ -140,38 +148,15 @@ def test_bireal_keeps_a_shortcut_around_every_conv():
     torch.testing.assert_close(minus - zero, -2 * (one - zero), rtol=1e-4, atol=1e-5)
 
 
-def sign(x):
-    return torch.where(x >= 0, 1.0, -1.0)
-
-
-def bireal_formula(b, x):
-    pool, conv, norm = b.downsample
-    y = b.bn1(b.conv1(sign(x))) + norm(conv(F.avg_pool2d(x, pool.stride)))
-    return b.bn2(b.conv2(sign(y))) + y
-
-
-def preact_formula(b, x):
-    norm, _, conv = b.downsample
-    y = F.relu(b.conv1(sign(b.bn1(x))))
-    return F.relu(b.conv2(sign(b.bn2(y))) + conv(sign(norm(x))))
-
-
-@pytest.mark.parametrize(("block", "formula"), [(BiRealBlock, bireal_formula), (PreactBlock, preact_formula)])
-def test_binary_blocks_compute_their_papers_formula(block, formula):
-    torch.manual_seed(0)
-    net, x = block(4, 6, 2, "hardtanh").eval(), torch.randn(3, 4, 8, 8)
-    for module in net.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            module.running_mean.normal_()
-            module.weight.data.normal_()
-    with torch.no_grad():
-        out = net(x)
-        torch.testing.assert_close(out, formula(net, x))
-    assert out.shape == (3, 6, 4, 4)
-
-
 @pytest.mark.parametrize(
-    ("block", "gradient"), [("bireal", "approx"), ("resnet_e", "hardtanh"), ("preact", "hardtanh")]
+    ("block", "gradient"),
+    [
+        ("bireal", "approx"),
+        ("react", "approx"),
+        ("plain", "hardtanh"),
+        ("resnet_e", "hardtanh"),
+        ("preact", "hardtanh"),
+    ],
 )
 def test_sign_gradient_is_the_blocks_own_unless_asked_for(block, gradient):
     def gradients(**options):
@@ -256,7 +241,9 @@ def test_initial_weights_are_balanced_in_sign():
         (resnet50, (10, 3, 32, "fbin"), {}, "model.form=fbin"),
         (resnet20, (10, 3, 32, "double"), {}, "expected float, wbin, fbin"),
         (resnet20, (10, 3, 32, "fbin"), {"blok": "preact"}, "did you mean block"),
-        (resnet20, (10, 3, 32, "fbin"), {"block": "basic"}, "expected bireal, resnet_e, preact"),
+        (resnet20, (10, 3, 32, "fbin"), {"block": "basic"}, "expected bireal, plain, react, resnet_e"),
+        (resnet20, (10, 3, 32, "fbin"), {"block": "preact", "shortcut": "conv"}, "shortcut=conv is not possible"),
+        (resnet20, (10, 3, 30, "fbin"), {"block": "plain", "shortcut": "duplicate"}, "multiple of 4"),
         (vgg11, (10, 3, 32, "float"), {"sign_gradient": "approx"}, "vgg11 in this form"),
         (resnet18, (10, 3, 28, "fbin"), {}, "multiple of 8"),
         (vgg11, (10, 3, 8, "float"), {}, "at least 16"),
