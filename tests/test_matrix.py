@@ -15,7 +15,7 @@ METHODS = {
     "subsidiary": ["resnet20", "nin", "vgg11"],
     "msf": ["resnet20", "nin", "vgg11"],
     "ptq": [*MODELS, "resnet50", "resnet44"],
-    "wpc": [*MODELS, "alexnet", "resnet34"],
+    "wpc": [*MODELS, "alexnet"],
     "admm": [*MODELS, "vgg16"],
     "bwn": [*MODELS, "alexnet"],
     "twn": [*MODELS, "vgg16", "resnet32"],
