@@ -152,7 +152,10 @@ def batchnorm_affine(module: nn.BatchNorm1d | nn.BatchNorm2d | ChannelShift) -> 
 
 
 def batchnorm_after(model: nn.Module) -> dict[str, str]:
-    """{conv name: BN name} wherever conv -> (pool | identity)* -> BN and nothing else reads anything in between."""
+    """{conv name: BN name} wherever conv -> (ReLU | pool | identity)* -> BN and nothing else reads what is in between.
+
+    All of these pass on a positive factor of the filter, which BN then takes out.
+    """
     graph = trace(model)
     found = {}
     for node in graph.graph.nodes:
@@ -164,6 +167,6 @@ def batchnorm_after(model: nn.Module) -> dict[str, str]:
             kind = kind_of(graph, follower)
             if kind == "batchnorm":
                 found[node.target] = follower.target
-            if kind not in ("maxpool", "avgpool", "globalavgpool", "identity"):
+            if kind not in ("relu", "maxpool", "avgpool", "globalavgpool", "identity"):
                 break
     return found

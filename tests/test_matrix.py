@@ -21,10 +21,11 @@ METHODS = {
     "twn": [*MODELS, "vgg16", "resnet32"],
     "ttq": [*MODELS, "resnet50"],
 }
-BLOCKS = {  # how a binary residual net can be built, through one method each
+BUILDS = {  # how binary networks can be built, through one method each
     "stq_a block=plain": ["resnet18"],
     "stq_a block=react": ["resnet20"],
     "stq_b block=react shortcut=duplicate": ["resnet20"],
+    "stq_a order=norm_first": ["nin"],
     "bnn block=plain": ["resnet20"],
     "bnn shortcut=sign_conv": ["resnet20"],
 }
@@ -39,7 +40,7 @@ def size_of(model: str) -> int:
 
 
 CASES = [(method, model) for method, models in METHODS.items() for model in models]
-CASES += [(method, model) for method, models in BLOCKS.items() for model in models]
+CASES += [(method, model) for method, models in BUILDS.items() for model in models]
 CASES += [(method, model) for method, models in FORMS.items() for model in models]
 
 

@@ -10,6 +10,7 @@ from omegaconf import OmegaConf
 from torch import fx, nn
 
 from sparsign.models.alexnet import alexnet
+from sparsign.models.chain import ORDERS
 from sparsign.models.detection import maskrcnn_resnet50_fpn
 from sparsign.models.lenet import lenet5
 from sparsign.models.mobilenet import mobilenet_v2
@@ -37,6 +38,9 @@ CASES = [
     (resnet18, "fbin", 96, 3, {}),
     (resnet20, "float", 28, 1, {}),
     (vgg11, "fbin", 28, 1, {}),
+    (vgg11, "fbin", 28, 1, {"order": "norm_first"}),
+    (nin, "fbin", 32, 3, {"order": "norm_first", "dropout": 0}),
+    (nin, "float", 32, 3, {"dropout": 0.0}),
     (nin, "fbin", 28, 1, {}),
     (lenet5, "float", 28, 1, {}),
     (alexnet, "float", 96, 3, {"batch_norm": False}),
@@ -116,8 +120,8 @@ def signed_convs(model):
 @pytest.mark.parametrize(
     ("build", "options", "convs", "filters"),
     [
-        (vgg11, {}, 7, 2688),
-        (nin, {}, 7, 1216),
+        *((vgg11, {"order": order}, 7, 2688) for order in ORDERS),
+        *((nin, {"order": order}, 7, 1216) for order in ORDERS),
         (resnet18, {}, 16, 3840),
         (resnet18, {"block": "preact"}, 19, 3840 + 896),
         (resnet18, {"block": "plain"}, 19, 3840 + 896),
@@ -167,9 +171,28 @@ def test_sign_gradient_is_the_blocks_own_unless_asked_for(block, gradient):
     assert gradients(sign_gradient="approx") == {"approx"}
 
 
+def sequence(model):
+    """The kinds of the layers of a chain, in order, as letters."""
+    letters = {nn.Conv2d: "C", nn.BatchNorm2d: "B", nn.ReLU: "R", Sign: "S", nn.Dropout: "D"}
+    return "".join(letters.get(type(layer), "P") for layer in model.features)
+
+
+def test_orders_of_the_binary_chains():
+    """As written in the papers' code: B = BN, S = sign, C = conv, R = ReLU, P = pool, D = dropout."""
+    assert sequence(nin(10, 3, 32, "fbin", order="norm_first")) == (
+        "CBR" "BSCR" "BSCRP" "BSDCR" "BSCR" "BSCRP" "BSDCR" "BSCR" "B"
+    )  # fmt: skip
+    assert sequence(nin(10, 3, 32, "fbin")) == "CBS" "CBS" "CPBS" "DCBS" "CBS" "CPBS" "DCBS" "CBR"  # fmt: skip
+    assert sequence(vgg11(10, 3, 32, "fbin", order="norm_first")) == (
+        "CBRP" "BSCRP" "BSCR" "BSCRP" "BSCR" "BSCRP" "BSCR" "BSCRP" "B"
+    )  # fmt: skip
+    assert sequence(vgg11(10, 3, 28, "float")) == "CBRP" "CBRP" "CBR" "CBRP" "CBR" "CBRP" "CBR" "CBR"  # fmt: skip
+
+
+@pytest.mark.parametrize("order", ORDERS)
 @pytest.mark.parametrize("build", [vgg11, nin])
-def test_pools_read_real_values_because_pooled_signs_lose_information(build):
-    model, seen = build(10, 3, 32, "fbin"), []
+def test_pools_read_real_values_because_pooled_signs_lose_information(build, order):
+    model, seen = build(10, 3, 32, "fbin", order=order), []
     for module in model.modules():
         if isinstance(module, nn.MaxPool2d | nn.AvgPool2d):
             module.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].unique().numel()))
@@ -248,6 +271,13 @@ def test_initial_weights_are_balanced_in_sign():
         (resnet18, (10, 3, 28, "fbin"), {}, "multiple of 8"),
         (vgg11, (10, 3, 8, "float"), {}, "at least 16"),
         (alexnet, (10, 3, 32, "float"), {"batch_norm": "yes"}, "expected True, False"),
+        (
+            nin,
+            (10, 3, 32, "fbin"),
+            {"order": "bn"},
+            "order=bn is not possible for nin; expected conv_first, norm_first",
+        ),
+        (nin, (10, 3, 32, "float"), {"dropout": 0.3}, "expected 0.5, 0.0"),
     ],
 )
 def test_what_a_network_cannot_be_is_refused_in_one_line(build, arguments, options, words):
