@@ -1,8 +1,12 @@
 """Every method on every model it makes sense for: through all stages, packed, reloaded, proved; others refused."""
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from sparsign import train
+from sparsign.evaluation.rebuild import test_batches as batches_of
+from sparsign.packing.file import read
 from tests.conftest import TINY_DATA
 
 MODELS = ["resnet18", "resnet20", "resnet56", "vgg11", "nin", "lenet5", "mobilenet_v2"]  # the big ones: each with a few
@@ -56,6 +60,25 @@ def test_method_goes_all_the_way_on(method, model, configuration, tmp_path, plai
     assert report["reload"]["identical_predictions"] is True
     assert report["size"]["compression_ratio"] > 1
     assert report["accuracy"]["top1"] == report["accuracy"]["trained_top1"]
+
+
+def test_own_image_folders_go_all_the_way_on(configuration, tmp_path, plain_page):
+    generator = np.random.default_rng(0)
+    for name, shade in (("dark", 40), ("light", 200)):
+        (tmp_path / "images" / name).mkdir(parents=True)
+        for i in range(15):
+            noise = generator.integers(0, 40, (20, 24, 3), dtype=np.uint8)
+            Image.fromarray(noise + np.uint8(shade)).save(tmp_path / "images" / name / f"{i}.png")
+    config = configuration(
+        "compressor=bnn", "model=resnet20", "dataset=image_folder", f"dataset.root={tmp_path / 'images'}",
+        *ONE_EPOCH, "dataset.image_size=16", "dataset.batch_size=8", "dataset.workers=1", "dataset.limit_test=4",
+        "trainer.precision=fp32", "trainer.progress=false", "latency.seconds=0",
+    )  # fmt: skip
+    report = train.run(config, tmp_path / "run")
+    assert report["reload"]["identical_predictions"] is True and report["reload"]["compared_images"] == 4
+    packed = read(tmp_path / "run" / "model.sparsign")
+    assert packed.meta["dataset"]["class_names"] == ["dark", "light"]
+    assert len(next(iter(batches_of(packed.meta, tmp_path / "images")))[1]) == 6  # without the limit: 20 % of 30
 
 
 @pytest.mark.parametrize("method", ["stq_a", "stq_b", "xnor", "bnn", "subsidiary", "msf"])
