@@ -53,7 +53,9 @@ def _vgg(
     check_image_size(name, image_size, minimum=16)
     layers = []
     for number, widths in enumerate(STAGES[name], start=1):
-        pool = partial(nn.MaxPool2d, 2) if number < 5 or image_size >= 32 else None  # below 32 px nothing is left
+        pool = partial(nn.MaxPool2d, 2, ceil_mode=number == 5)  # a 24 px crop has one pixel left for the fifth
+        if number == 5 and image_size < 32:
+            pool = None
         layers += [ConvLayer(width) for width in widths[:-1]] + [ConvLayer(widths[-1], pool=pool)]
     if form != "fbin":
         choose(f"{name} in this form", options, {})

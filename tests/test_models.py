@@ -11,6 +11,7 @@ from torch import fx, nn
 
 from sparsign.models.alexnet import alexnet
 from sparsign.models.chain import ORDERS
+from sparsign.models.checks import check_takes
 from sparsign.models.detection import maskrcnn_resnet50_fpn
 from sparsign.models.lenet import lenet5
 from sparsign.models.mobilenet import mobilenet_v2
@@ -284,6 +285,15 @@ def test_what_a_network_cannot_be_is_refused_in_one_line(build, arguments, optio
     with pytest.raises(ValueError, match=words) as error:
         build(*arguments, **options)
     assert "\n" not in str(error.value)
+
+
+def test_a_crop_size_that_a_network_cannot_take_is_refused_before_training():
+    for build in (resnet20, vgg11, nin):
+        model = build(10, 3, 32, "fbin")
+        check_takes(model, 3, 24, "dataset.crop_size")
+        assert model.training
+    with pytest.raises(ValueError, match=r"dataset\.crop_size=24 does not suit"):
+        check_takes(lenet5(10, 1, 28, "float"), 1, 24, "dataset.crop_size")
 
 
 def released(model, path, **changes):
