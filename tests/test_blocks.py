@@ -132,7 +132,7 @@ def small_net(block, shortcut):
 
 
 def pruned_and_packed(net, float_layers):
-    method = STQA(float_layers=float_layers, min_filters=2, layer_cap=0.9, pfr=0.5, prune_first_binary=True)
+    method = STQA(float_layers=float_layers, min_filters=2, layer_cap=0.9, pfr=0.5)
     method.prepare(net, torch.zeros(1, 3, 16, 16))
     method.start(net, Stage("prune"))
     return loads(dumps(to_packed(net, encode_layer, (3, 16, 16))))
