@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 from torch import Tensor, nn
 
 from sparsign.configs.options import check, near_match, option
-from sparsign.models.options import FORMS
+from sparsign.models.checks import FORMS
 
 Task = Callable[[Tensor], Tensor]
 """logits [N, classes] of the batch -> 0-dim loss: cross-entropy, and the stage's distillation where it has one."""

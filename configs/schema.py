@@ -10,7 +10,7 @@ from omegaconf import MISSING
 
 from sparsign.configs.help import register_help
 from sparsign.configs.options import option
-from sparsign.models.options import FORMS
+from sparsign.models.checks import FORMS
 
 DECAYS = ("constant", "cosine", "multistep", "cyclic")
 
@@ -45,8 +45,16 @@ class DatasetConfig:
     num_classes: int = option(10, "classes", ge=2)
     mean: list[float] = option([0.5], "per-channel mean of images in [0, 1]")
     std: list[float] = option([0.5], "per-channel standard deviation of images in [0, 1]", gt=0)
+    flip: str | None = option(
+        None, "mirrored training images; null = random where the set's habit", choices=("random", "alternate", "none")
+    )
+    pad_mode: str = option("zero", "what random crops see beyond the edge", choices=("zero", "reflect"))
+    crop_size: int | None = option(None, "side of smaller training crops in a stage's first steps", ge=1)
+    crop_part: float = option(0.6, "part of a stage's steps with crop_size", ge=0, le=1)
     workers: int = option(0, "decoding processes, for data sets of image files", ge=0)
+    prefetch_factor: int = option(4, "batches each decoding process keeps in store", ge=1)
     limit: int | None = option(None, "use only that many training images", ge=1)
+    limit_test: int | None = option(None, "use only that many test images", ge=1)
 
 
 @dataclass

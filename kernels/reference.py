@@ -127,6 +127,7 @@ _OPS: dict[str, Callable[..., Tensor]] = {
     "linear": lambda node, t, x: _weighted(node, x, t["weight"], t.get("bias")),
     "affine": _affine,
     "relu": lambda node, t, x: F.relu(x),
+    "prelu": lambda node, t, x: F.prelu(x, t["slope"]),
     "relu6": lambda node, t, x: F.relu6(x),
     "hardtanh": lambda node, t, x: F.hardtanh(x, node.attrs["min"], node.attrs["max"]),
     "sign": lambda node, t, x: torch.where(x >= 0, 1.0, -1.0),

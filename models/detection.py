@@ -5,7 +5,7 @@ from typing import Any
 import torchvision
 from torch import nn
 
-from sparsign.models.options import check_form, check_image_size, choose
+from sparsign.models.checks import check_form, check_image_size, choose
 
 
 def maskrcnn_resnet50_fpn(num_classes: int, in_channels: int, image_size: int, form: str, **options: Any) -> nn.Module:

@@ -75,9 +75,10 @@ class Node:
     """One operation. `inputs` name earlier nodes; every attribute of ATTRS[op] is present in `attrs`.
 
     tensors: `bias` fp32 [rows] (conv, linear; optional), `scale` and `shift` fp32 [channels] (affine: BN in eval
-    mode), `index` int64 (select: channels taken), `index0` and `index1` int64 (add: where the operands' channels go;
-    absent where the operand covers all). A `layer` is a module of a network without a graph: it has no inputs, its
-    tensors are fp32 under their names in the state dict, `codes` its weight if it is a conv or linear layer.
+    mode, or a learned shift with scale 1), `slope` fp32 [channels] (prelu), `index` int64 (select: channels taken),
+    `index0` and `index1` int64 (add: where the operands' channels go; absent where the operand covers all). A `layer`
+    is a module of a network without a graph: it has no inputs, its tensors are fp32 under their names in the state
+    dict, `codes` its weight if it is a conv or linear layer.
     """
 
     op: str
@@ -140,6 +141,7 @@ ATTRS: dict[str, dict[str, Any]] = {
     "linear": {},
     "affine": {},
     "relu": {},
+    "prelu": {},
     "relu6": {},
     "hardtanh": {"min": -1.0, "max": 1.0},
     "sign": {},

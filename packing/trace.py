@@ -10,6 +10,7 @@ from torch import Tensor, fx, nn
 
 from sparsign.models.channels import Liveness
 from sparsign.models.graph import WEIGHTED, batchnorm_affine, module_of, trace
+from sparsign.models.react import ChannelShift
 from sparsign.packing.encode import Encode, layer_codes
 from sparsign.packing.spec import LayerCodes, Node, PackedModel
 
@@ -43,9 +44,9 @@ def to_packed(
 
 
 def _parameters(model: nn.Module) -> list[Tensor]:
-    """What a plain checkpoint of the network would hold: weights, biases and BN's scale and shift."""
-    layers = (nn.Conv2d, nn.Linear, nn.BatchNorm1d, nn.BatchNorm2d)
-    tensors = [getattr(m, name) for m in model.modules() if isinstance(m, layers) for name in ("weight", "bias")]
+    """What a plain checkpoint of the network would hold: weights, biases, BN's scale and shift, slopes."""
+    layers = (nn.Conv2d, nn.Linear, nn.BatchNorm1d, nn.BatchNorm2d, nn.PReLU, ChannelShift)
+    tensors = [getattr(m, name, None) for m in model.modules() if isinstance(m, layers) for name in ("weight", "bias")]
     return [t for t in tensors if t is not None]
 
 
@@ -76,10 +77,14 @@ class _Builder:
             self.present[node] = np.zeros(len(self.live.keep[node]), bool)
         elif kind == "identity":
             self._alias(node, node.args[0])
-        elif kind == "batchnorm":
+        elif kind in ("batchnorm", "shift"):
             present = self.present[node.args[0]]
             scale, shift = (t.numpy()[present] for t in batchnorm_affine(module))
             self._emit("affine", node, [node.args[0]], present, tensors={"scale": scale, "shift": shift})
+        elif kind == "prelu":
+            present = self.present[node.args[0]]
+            slope = module.weight.detach().float().cpu().expand(len(present)).numpy()[present]
+            self._emit("prelu", node, [node.args[0]], present, tensors={"slope": slope})
         elif kind == "flatten":
             source = self.present[node.args[0]]
             self._emit(kind, node, [node.args[0]], np.repeat(source, len(self.live.keep[node]) // len(source)))

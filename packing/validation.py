@@ -83,7 +83,13 @@ def _is_int(value: object, least: int) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and least <= value <= LIMIT
 
 
-TENSORS = {"conv": ("bias",), "linear": ("bias",), "affine": ("scale", "shift"), "select": ("index",)}
+TENSORS = {
+    "conv": ("bias",),
+    "linear": ("bias",),
+    "affine": ("scale", "shift"),
+    "prelu": ("slope",),
+    "select": ("index",),
+}
 
 
 def _check_tensors(node: Node) -> None:
@@ -93,7 +99,7 @@ def _check_tensors(node: Node) -> None:
     allowed = ("index0", "index1") if node.op == "add" else TENSORS.get(node.op, ())
     unknown = sorted(set(node.tensors) - set(allowed))
     need(not unknown, f"unknown tensors {unknown}")
-    if node.op in ("affine", "select"):
+    if node.op in ("affine", "prelu", "select"):
         need(set(node.tensors) == set(allowed), f"expected tensors {list(allowed)}")
     need((node.codes is not None) == (node.op in ("conv", "linear")), "a weight belongs to conv and linear alone")
     for name, tensor in node.tensors.items():
@@ -136,7 +142,7 @@ def _shape(node: Node, inputs: list[Shape]) -> Shape:
     need(not spatial or len(x) == 3, f"reads shape {list(x)}, expected [C, H, W]")
     if op in ("conv", "linear"):
         return _weighted_shape(node, x)
-    if op == "affine":
+    if op in ("affine", "prelu"):
         for name, tensor in tensors.items():
             _check_floats(name, tensor, (x[0],))
     elif op == "hardtanh":

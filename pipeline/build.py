@@ -15,6 +15,7 @@ from torch import nn
 
 from sparsign.compressors.base import Compressor
 from sparsign.configs.options import check
+from sparsign.models.checks import check_takes
 from sparsign.models.pretrained import load_pretrained
 from sparsign.pipeline.checkpoints import AtomicCheckpointIO
 
@@ -67,6 +68,8 @@ def model(config: DictConfig) -> nn.Module:
     net = builder(m["num_classes"], m["in_channels"], m["image_size"], m["form"], **given(m["options"]))
     if m["pretrained"]:
         load_pretrained(net, m["pretrained"])
+    if config.dataset.crop_size:
+        check_takes(net, config.dataset.channels, config.dataset.crop_size, "dataset.crop_size")
     return net
 
 

@@ -21,7 +21,8 @@ def packed_meta(config: DictConfig, run: Trained) -> dict[str, Any]:
         | {"options": build.given(plain["model"]["options"])},
         "dataset": {
             k: plain["dataset"][k] for k in ("_target_", "name", "channels", "image_size", "num_classes", "mean", "std")
-        },
+        }
+        | ({"class_names": list(run.data.class_names)} if run.data.class_names else {}),
         "compressor": {"name": plain["compressor"]["name"]} | run.compressor.accounting(),
         "seed": plain["seed"],
         "accuracy": {"float_top1": run.top1[names[0]], "trained_top1": run.top1[names[-1]]},

@@ -19,7 +19,7 @@ from sparsign.compressors.stq_b import STQB
 from sparsign.compressors.subsidiary import FilterSearch, Subsidiary
 from sparsign.compressors.ttq import TTQ
 from sparsign.compressors.twn import TWN, Ternary
-from sparsign.models.layers import Sign
+from sparsign.models.sign import Sign
 
 METHODS = {
     "bnn": BNN,

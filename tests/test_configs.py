@@ -279,5 +279,5 @@ def test_climbing_imports_are_seen():
     assert climbs("import sparsign.packing.file", FLOORS["kernels"]) == ["packing.file"]
     assert climbs("from sparsign.packing import spec, file", FLOORS["kernels"]) == ["packing.file"]
     assert climbs("from sparsign.packing.specials import x", FLOORS["kernels"]) == ["packing.specials.x"]
-    assert climbs("import torch\nfrom sparsign.models.layers import Sign", FLOORS["packing"]) == []
+    assert climbs("import torch\nfrom sparsign.models.sign import Sign", FLOORS["packing"]) == []
     assert climbs("from tests.tiny import TinyImages", FLOORS["train.py"]) == ["tests.tiny.TinyImages"]

@@ -9,7 +9,7 @@ from torch import nn
 
 from sparsign.kernels.engine import load_engine
 from sparsign.kernels.reference import ReferenceEngine
-from sparsign.models.layers import Sign
+from sparsign.models.sign import Sign
 from sparsign.packing.trace import to_packed
 
 IMAGES = torch.randn(5, *INPUT, generator=torch.Generator().manual_seed(1))

@@ -13,7 +13,7 @@ from sparsign.compressors.parts.trained_ternary import TrainedTernary
 from sparsign.compressors.parts.transforms import Mask, attach, encode_layer, scaled
 from sparsign.compressors.parts.unit_ternary import UnitTernary
 from sparsign.compressors.twn import Ternary
-from sparsign.models.layers import binarize
+from sparsign.models.sign import binarize
 
 QUANTIZERS = {
     "binary": Binary,

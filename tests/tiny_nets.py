@@ -3,7 +3,8 @@
 import torch
 from torch import nn
 
-from sparsign.models.layers import PadShortcut, Sign
+from sparsign.models.shortcuts import PadShortcut
+from sparsign.models.sign import Sign
 from sparsign.packing.trace import to_packed
 
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from sparsign.compressors.parts.transforms import Quantizer
-from sparsign.models.layers import binarize
+from sparsign.models.sign import binarize
 
 JUST_ABOVE_ONE = 1 + torch.finfo(torch.float32).eps
 
