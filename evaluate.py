@@ -64,7 +64,7 @@ def root_of_run(folder: Path) -> str:
 def command() -> None:
     """`sparsign-evaluate`: the same as `python evaluate.py`."""
     register()
-    run_cli(main)
+    run_cli(main, "evaluate")
 
 
 if __name__ == "__main__":

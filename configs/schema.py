@@ -12,7 +12,7 @@ from sparsign.configs.help import register_help
 from sparsign.configs.options import option
 from sparsign.models.options import FORMS
 
-DECAYS = ("constant", "cosine", "multistep", "cyclic")
+DECAYS = ("constant", "cosine", "linear", "multistep", "cyclic")
 
 
 @dataclass
@@ -58,11 +58,18 @@ class StageConfig:
     lr: float | None = option(None, "initial learning rate", gt=0)
     weight_decay: float | None = option(None, "L2 penalty of the optimizer", ge=0)
     momentum: float | None = option(None, "momentum of SGD", ge=0, lt=1)
+    nesterov: bool | None = option(None, "Nesterov's momentum")
     decay: str | None = option(
         None, "rate curve; multistep: the method's own, else x0.1 at 1/2 and 3/4", choices=DECAYS
     )
+    milestones: list[float] | None = option(None, "fractions of the stage at which multistep multiplies", gt=0, lt=1)
+    gamma: Any = option(None, "factor of multistep, or a list with one for each milestone", gt=0, le=1)
+    interval: int | None = option(None, "epochs of one cycle of cyclic", ge=1)
+    warmup: float | None = option(None, "epochs of linear rise to lr, at most half of the stage", ge=0)
+    clip: float | None = option(None, "largest norm of the whole gradient; null = what the method says, or any", gt=0)
     bn_batches: int = option(16, "batches to re-estimate BN statistics on, in fp32, after the last epoch", ge=0)
     distill: float = option(0.0, "weight of the distillation loss against the teacher's logits", ge=0, le=1)
+    cut: bool = option(False, "at the end of the stage, rebuild the network without its dead channels")
 
 
 @dataclass

@@ -4,7 +4,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
@@ -12,7 +11,7 @@ from sparsign.datamodules.splits import Split, fit_images, stratified
 from sparsign.datamodules.tensors import TensorLoader
 
 
-class ImageData(pl.LightningDataModule):
+class ImageData:
     """A small image data set that lives on `device` as uint8.
 
     Subclasses give `read()`, and `fetch()` where the set can be downloaded. `device` and `channels_last` may be set
@@ -25,6 +24,8 @@ class ImageData(pl.LightningDataModule):
     classes: int
     crop_padding = 0
     flip = False
+    trainer: Any = None
+    """Lightning's Trainer while a stage trains: the loaders then have this rank's share."""
 
     def __init__(
         self,
@@ -43,7 +44,6 @@ class ImageData(pl.LightningDataModule):
         workers: int = 0,
         limit: int | None = None,
     ) -> None:
-        super().__init__()
         self.title = type(self).__name__
         self.seed, self.root, self.download = seed, Path(root).expanduser(), download
         self.batch_size, self.val_fraction, self.augment = batch_size, val_fraction, augment

@@ -12,9 +12,9 @@ import re
 from pathlib import Path
 from typing import Any
 
-from pytorch_lightning import LightningDataModule
 from torch import nn
 
+from sparsign.datamodules.base import ImageData
 from sparsign.evaluation.accuracy import Batches
 from sparsign.packing.spec import PackedModel
 
@@ -81,7 +81,7 @@ def test_batches(meta: dict[str, Any], root: str | Path, download: bool = False,
     """
     options = section(meta, "dataset")
     cls = look_up(options.get("_target_"), "sparsign.datamodules")
-    if not (isinstance(cls, type) and issubclass(cls, LightningDataModule)):
+    if not (isinstance(cls, type) and issubclass(cls, ImageData)):
         raise ValueError(f"the packed file's _target_={options['_target_']!r}: expected a data set")
     missing = [key for key in DATASET_KEYS if key not in options]
     if missing:

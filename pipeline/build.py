@@ -5,9 +5,8 @@ from __future__ import annotations
 import logging
 import os
 import warnings
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import pytorch_lightning as pl
 import torch
 from hydra.utils import get_class, get_method, instantiate
 from omegaconf import DictConfig, OmegaConf
@@ -15,8 +14,11 @@ from torch import nn
 
 from sparsign.compressors.base import Compressor
 from sparsign.configs.options import check
+from sparsign.datamodules.base import ImageData
 from sparsign.models.pretrained import load_pretrained
-from sparsign.pipeline.checkpoints import AtomicCheckpointIO
+
+if TYPE_CHECKING:  # it takes seconds to import: only what trains does
+    import pytorch_lightning as pl
 
 logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)  # its notices are about itself, not about the run
 warnings.filterwarnings("ignore", module="pytorch_lightning")
@@ -43,7 +45,7 @@ def compressor(config: DictConfig) -> Compressor:
     return instantiate(config.compressor, _convert_="all")
 
 
-def data(config: DictConfig, device: torch.device | str = "cpu") -> pl.LightningDataModule:
+def data(config: DictConfig, device: torch.device | str = "cpu") -> ImageData:
     """The data set, set up on the device where it will be used."""
     options = {k: v for k, v in plain(config.dataset).items() if k not in ("_target_", "name")}
     module = get_class(config.dataset._target_)(seed=config.seed, **options)
@@ -59,14 +61,19 @@ def given(options: dict[str, Any]) -> dict[str, Any]:
     return {k: v for k, v in options.items() if v is not None}
 
 
-def model(config: DictConfig) -> nn.Module:
-    """The network, initialised from the seed or from `model.pretrained`."""
+def network(config: DictConfig) -> nn.Module:
+    """The network, initialised from the seed."""
     m = plain(config.model)
     torch.manual_seed(config.seed)
     builder = get_method(m["_target_"])
-    net = builder(m["num_classes"], m["in_channels"], m["image_size"], m["form"], **given(m["options"]))
-    if m["pretrained"]:
-        load_pretrained(net, m["pretrained"])
+    return builder(m["num_classes"], m["in_channels"], m["image_size"], m["form"], **given(m["options"]))
+
+
+def model(config: DictConfig) -> nn.Module:
+    """The network, initialised from the seed or from `model.pretrained`."""
+    net = network(config)
+    if config.model.pretrained:
+        load_pretrained(net, config.model.pretrained)
     return net
 
 
@@ -98,6 +105,10 @@ def uses_bf16(config: DictConfig) -> bool:
 
 def trainer(config: DictConfig, epochs: int, callbacks: list[pl.Callback]) -> pl.Trainer:
     """A fresh Trainer for one stage. It logs and checkpoints nothing by itself: the callbacks do."""
+    import pytorch_lightning as pl
+
+    from sparsign.pipeline.checkpoints import AtomicCheckpointIO
+
     t = config.trainer
     torch.utils.deterministic.fill_uninitialized_memory = False
     return pl.Trainer(

@@ -12,11 +12,7 @@ from torch import Tensor, nn
 
 from sparsign.compressors.base import Compressor, Recipe, Stage
 from sparsign.pipeline import optim, ranks
-
-
-def epoch_seed(seed: int, stage: str, epoch: int) -> int:
-    """The torch seed of an epoch: a resumed run draws the same dropout masks as one that never stopped."""
-    return (seed * 1_000_003 + sum(ord(c) * 31**i for i, c in enumerate(stage)) * 8191 + epoch) % 2**63
+from sparsign.pipeline.seeds import epoch_seed
 
 
 class StageModule(pl.LightningModule):
@@ -91,6 +87,8 @@ class StageModule(pl.LightningModule):
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         self.compressor.before_step(self.net, self.stage)
+        if self.recipe.clip is not None:
+            nn.utils.clip_grad_norm_(self.net.parameters(), self.recipe.clip)
 
     def on_train_batch_end(self, outputs: Any, batch: Any, index: int) -> None:
         self.compressor.after_step(self.net, self.stage)

@@ -91,7 +91,7 @@ def test_asked_for_tracebacks_are_given(monkeypatch):
         raise ValueError("no")
 
     monkeypatch.setattr(cli, "WANTS_TRACEBACK", True)
-    for run in (cli.fails_in_one_line(command), lambda: cli.run_cli(command)):
+    for run in (cli.fails_in_one_line(command), lambda: cli.run_cli(command, "train")):
         with pytest.raises(ValueError, match="no"):
             run()
 

@@ -13,7 +13,8 @@ from sparsign.compressors.base import Compressor, Recipe, Stage
 from sparsign.compressors.wpc import WPC
 from sparsign.configs.schema import StageConfig
 from sparsign.pipeline import build, optim
-from sparsign.pipeline.module import StageModule, epoch_seed
+from sparsign.pipeline.module import StageModule
+from sparsign.pipeline.seeds import epoch_seed
 from tests.conftest import TINY_DATA
 
 
