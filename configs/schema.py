@@ -25,7 +25,7 @@ class ModelConfig:
     num_classes: int = option("${dataset.num_classes}", "outputs of the last layer", ge=2)
     in_channels: int = option("${dataset.channels}", "channels of an input image", ge=1)
     image_size: int = option("${dataset.image_size}", "height and width of an input image", ge=8)
-    pretrained: str | None = option(None, "file of float weights to start from; pretrain is then skipped")
+    pretrained: str | None = option(None, "run folder or float weights to start from; pretrain is then skipped")
     options: dict[str, Any] = option({}, "the builder's own options, e.g. block, sign_gradient")
 
 
@@ -69,7 +69,6 @@ class StageConfig:
     clip: float | None = option(None, "largest norm of the whole gradient; null = what the method says, or any", gt=0)
     bn_batches: int = option(16, "batches to re-estimate BN statistics on, in fp32, after the last epoch", ge=0)
     distill: float = option(0.0, "weight of the distillation loss against the teacher's logits", ge=0, le=1)
-    cut: bool = option(False, "at the end of the stage, rebuild the network without its dead channels")
 
 
 @dataclass
@@ -83,7 +82,7 @@ class ScheduleConfig:
     finetune: StageConfig = field(default_factory=StageConfig)
     max_batches: int | None = option(None, "train on at most that many batches an epoch", ge=1)
     temperature: float = option(4.0, "softmax temperature of distillation", gt=0)
-    teacher: str | None = option(None, "float weights of the teacher; null = this run's own pretrain stage")
+    teacher: str | None = option(None, "run folder or float weights of it; null = this run's own pretrain stage")
 
 
 @dataclass
@@ -96,7 +95,7 @@ class TrainerConfig:
     channels_last: bool = option(True, "NHWC memory format")
     compile: bool = option(False, "torch.compile the network")
     deterministic: bool = option(True, "only deterministic operations")
-    threads: int | None = option(None, "CPU threads; null = torch's default", ge=1)
+    threads: int | None = option(None, "CPU threads; null = torch's default", ge=1, le=1024)
     progress: bool = option(True, "live progress bar per stage")
 
 
@@ -115,8 +114,8 @@ class LoggerConfig:
 class LatencyConfig:
     """The latency part of the final report."""
 
-    batches: list[int] = option([1], "batch sizes", ge=1)
-    threads: list[int] = option([1], "thread counts", ge=1)
+    batches: list[int] = option([1], "batch sizes", ge=1, le=1024)
+    threads: list[int] = option([1], "thread counts", ge=1, le=1024)
     seconds: float = option(6.0, "time budget of the whole latency part", ge=0)
 
 

@@ -13,6 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
 from sparsign.compressors.base import Compressor
+from sparsign.configs.members import targets
 from sparsign.configs.options import check
 from sparsign.datamodules.base import ImageData
 from sparsign.models.pretrained import load_pretrained
@@ -20,7 +21,6 @@ from sparsign.models.pretrained import load_pretrained
 if TYPE_CHECKING:  # it takes seconds to import: only what trains does
     import pytorch_lightning as pl
 
-logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)  # its notices are about itself, not about the run
 warnings.filterwarnings("ignore", module="pytorch_lightning")
 warnings.filterwarnings("ignore", message="Grad strides")  # DDP, of channels-last 1x1 kernels: a matter of speed
 
@@ -38,6 +38,22 @@ def validate(config: DictConfig) -> None:
         check(OmegaConf.to_object(config[name]), name)
     if not 0 <= config.seed < 2**32:
         raise ValueError(f"seed={config.seed}: expected a value in [0, {2**32})")
+    for mine, theirs in (("num_classes", "num_classes"), ("in_channels", "channels"), ("image_size", "image_size")):
+        if config.model[mine] != config.dataset[theirs]:
+            raise ValueError(
+                f"model.{mine}={config.model[mine]}: expected {config.dataset[theirs]}, dataset.{theirs} of "
+                f"dataset={config.dataset.name}"
+            )
+    for group in ("compressor", "model", "dataset"):
+        _check_name(group, config[group].name, config[group]._target_)
+
+
+def _check_name(group: str, name: str, target: str) -> None:
+    """Files and reports name a member: `dataset.name=mnist` on another set of ours would be believed."""
+    members = targets(group)
+    if name in members and members[name] != target and target in members.values():
+        right = next(member for member, its in members.items() if its == target)
+        raise ValueError(f"{group}.name={name}: expected {right}; to change the {group}, say {group}={name}")
 
 
 def compressor(config: DictConfig) -> Compressor:
@@ -109,6 +125,8 @@ def trainer(config: DictConfig, epochs: int, callbacks: list[pl.Callback]) -> pl
 
     from sparsign.pipeline.checkpoints import AtomicCheckpointIO
 
+    # Its notices are about itself, not about the run; importing it sets the level anew.
+    logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
     t = config.trainer
     torch.utils.deterministic.fill_uninitialized_memory = False
     return pl.Trainer(

@@ -18,12 +18,9 @@ from sparsign.packing.atomic import write_atomic
 from sparsign.pipeline import origin
 from sparsign.pipeline.lock import exclusive
 
-VOLATILE = {"resume", "sweep", "cache", "logger", "latency", "trainer.progress", "trainer.threads", "dataset.root",
+VOLATILE = {"resume", "sweep", "logger", "latency", "trainer.progress", "trainer.threads", "dataset.root",
             "dataset.download", "dataset.workers"}  # fmt: skip
 """Options that may differ between a run and its resumption: they change where and how it runs, not what it computes."""
-
-ABSENT = {"leftovers": "fp32"}
-"""What an option did before there was such an option, where that is neither null nor false nor zero."""
 
 
 def save_atomic(obj: Any, path: Path) -> None:
@@ -62,8 +59,7 @@ def _differing(mine: dict[str, Any], theirs: dict[str, Any]) -> list[str]:
     def same(key: str) -> bool:
         if key in mine and key in theirs:
             return mine[key] == theirs[key]
-        present = mine.get(key, theirs.get(key))
-        return not present or present == ABSENT.get(key)
+        return not mine.get(key, theirs.get(key))
 
     return [key for key in sorted(mine.keys() | theirs.keys()) if not same(key)]
 
@@ -157,7 +153,7 @@ class RunFolder:
         if "stages" in present:
             self._check_stages(stages, present["stages"])
         former = present.get("code") or []
-        changed = origin.differences(code, former[-1]) if former else ""
+        changed = origin.differences(code, {k: v for k, v in former[-1].items() if k != "since"}) if former else ""
         if changed or not former:
             entry = {"since": time.strftime("%Y-%m-%d %H:%M:%S %z"), **code}
             write_atomic(self.stages, yaml.safe_dump({"stages": stages, "code": [*former, entry]}, sort_keys=False))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from typing import Any
@@ -13,6 +14,9 @@ from torch import Tensor, nn
 from sparsign.compressors.base import Compressor, Recipe, Stage
 from sparsign.pipeline import optim, ranks
 from sparsign.pipeline.seeds import epoch_seed
+
+FAR, PATIENCE = 20, 3
+"""An epoch whose loss is above FAR log(classes) is far above chance; PATIENCE of them in a row are divergence."""
 
 
 class StageModule(pl.LightningModule):
@@ -39,6 +43,7 @@ class StageModule(pl.LightningModule):
     ) -> None:
         super().__init__()
         self.net, self.compressor, self.stage, self.recipe, self.seed = net, compressor, stage, recipe, seed
+        self.classes = self._far_epochs = 0
         self.on_epoch, self.distill, self.temperature = on_epoch, distill, temperature
         # Held outside the module tree: neither belongs into the checkpoint.
         object.__setattr__(self, "teacher", teacher)
@@ -70,6 +75,7 @@ class StageModule(pl.LightningModule):
         if self.teacher is not None and self.distill > 0:
             loss = (1 - self.distill) * loss + self.distill * self._distillation(images, logits)
         penalty = self.compressor.penalty(self.net, self.stage)
+        self.classes = logits.shape[1]
         with torch.no_grad():
             correct = (logits.argmax(1) == labels).sum()
             extra = torch.zeros_like(loss) if penalty is None else penalty
@@ -84,6 +90,17 @@ class StageModule(pl.LightningModule):
             target = (self.teacher(images) / self.temperature).log_softmax(1)
         student = (logits / self.temperature).log_softmax(1)
         return self.temperature**2 * nn.functional.kl_div(student, target, reduction="batchmean", log_target=True)
+
+    def _check_loss(self, loss: float) -> None:
+        """Stops a stage that diverges, before its checkpoint is overwritten: what was there before is kept."""
+        chance = math.log(self.classes) if self.classes else math.inf
+        self._far_epochs = self._far_epochs + 1 if loss > FAR * chance else 0
+        if not math.isfinite(loss) or self._far_epochs >= PATIENCE:
+            raise ValueError(
+                f"stage {self.stage.name} diverged in epoch {self.current_epoch + 1}: its loss is {loss:.3g} "
+                f"(chance: {chance:.3g}); expected a smaller schedule.{self.stage.kind}.lr (now {self.recipe.lr:g}) "
+                f"or schedule.{self.stage.kind}.clip=1 to help"
+            )
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         self.compressor.before_step(self.net, self.stage)
@@ -106,6 +123,7 @@ class StageModule(pl.LightningModule):
         self._train_seconds = None
         n = max(1, self._images * ranks.size())  # every rank has equally many
         loss, penalty, correct = (ranks.total(self._sums) / n).tolist()
+        self._check_loss(loss)
         row = {
             "stage": self.stage.name,
             "epoch": self.current_epoch,

@@ -32,7 +32,6 @@ class StagePlan:
     recipe: Recipe
     bn_batches: int
     distill: float
-    cut: bool
     told: dict[str, Any]
     """The same as plain values, without what has no effect: what two runs must agree in to be the same run."""
 
@@ -53,7 +52,7 @@ def resolve(config: DictConfig, compressor: Compressor, net: nn.Module | None) -
             recipe = replace(recipe, epochs=0)
             told["weights"] = checksum(config.model.pretrained)
         told |= _told(config, recipe, options)
-        plans.append(StagePlan(stage, recipe, options.bn_batches, options.distill, options.cut, told))
+        plans.append(StagePlan(stage, recipe, options.bn_batches, options.distill, told))
     return plans
 
 
@@ -61,7 +60,7 @@ def _kinds(compressor: Compressor) -> list[Stage]:
     """The method's stages as far as they can be known without a network."""
     try:
         return compressor.stages(nn.Identity())
-    except ValueError:
+    except (ValueError, IndexError):  # it counts the network's layers
         return [Stage(name) for name in compressor.STAGES]
 
 
@@ -76,7 +75,7 @@ def _told(config: DictConfig, recipe: Recipe, options: DictConfig) -> dict[str, 
             named = config.schedule.teacher
             teacher = checksum(named, "schedule.teacher") if named else "this run's pretrain stage"
             told |= {"distill": options.distill, "temperature": config.schedule.temperature, "teacher": teacher}
-    return told | ({"cut": True} if options.cut else {})
+    return told
 
 
 def _acts(name: str, recipe: dict[str, Any]) -> bool:
@@ -104,6 +103,8 @@ def stages_help(_root_: DictConfig) -> str:
 def _words(told: dict[str, Any]) -> Iterator[str]:
     yield f"{told['epochs']} epochs"
     for name, value in told.items():
-        if value and name not in UNTOLD:
+        if name == "milestones" and len(value) > 9:
+            yield f"{len(value)} milestones"
+        elif value and name not in UNTOLD:
             shown = f"{value:g}" if type(value) is float else name if value is True else value
             yield str(shown) if name == "optimizer" or value is True else f"{name} {shown}"

@@ -15,7 +15,7 @@ from torch import Tensor
 from sparsign.pipeline import build, ranks
 from sparsign.pipeline.adapt import reestimate_batchnorm
 from sparsign.pipeline.folder import RunFolder, load_plain, save_atomic
-from sparsign.pipeline.pack import check_packable
+from sparsign.pipeline.pack import check_layer_patterns, check_packable
 from sparsign.pipeline.plan import StagePlan, resolve
 from sparsign.pipeline.seeds import epoch_seed
 from sparsign.pipeline.teacher import check_teacher
@@ -35,6 +35,7 @@ def prepare(config: DictConfig, folder: RunFolder) -> Trained:
         ranks.barrier()
     model = build.model(config).to(device)
     compressor = build.compressor(config)
+    check_layer_patterns(compressor, model)
     example = next(iter(data.test_dataloader()))[0][:1]
     compressor.prepare(model, example)
     plan = resolve(config, compressor, model)
