@@ -10,6 +10,7 @@ from torch import nn
 
 from sparsign.compressors.base import Compressor, matching
 from sparsign.compressors.parts.transforms import encode_layer
+from sparsign.configs.members import shipped
 from sparsign.configs.options import near_match
 from sparsign.packing.spec import PackedModel
 from sparsign.packing.trace import to_packed
@@ -32,6 +33,7 @@ def check_packable(config: DictConfig, model: nn.Module) -> None:
 def check_layer_patterns(compressor: Compressor, model: nn.Module) -> None:
     """Raises ValueError for a pattern of `float_layers` in which no layer is found, unless it is the method's own."""
     own = next(f for f in fields(compressor) if f.name == "float_layers").default_factory()
+    own += shipped("compressor", compressor.name).get("float_layers", [])
     names = [n for n, m in model.named_modules() if isinstance(m, (nn.Conv2d, nn.Linear))]
     for pattern in compressor.float_layers:
         if pattern not in ("first", "last", *own) and not matching([pattern], names, "compressor.float_layers"):

@@ -76,8 +76,9 @@ def test_a_layer_pattern_without_layers_is_named_before_training(configuration):
     config = configuration("model=resnet20", "compressor.float_layers=[first,layer9]")
     with pytest.raises(ValueError, match=r"^compressor\.float_layers=layer9: no layer's name has it"):
         check_layer_patterns(build.compressor(config), build.model(config))
-    own = configuration("model=vgg11")  # stq_a's own `downsample` is found in ResNets only
-    check_layer_patterns(build.compressor(own), build.model(own))
+    for method in ("stq_a", "xnor"):  # their own `downsample` is found in ResNets only
+        own = configuration(f"compressor={method}", "model=nin")
+        check_layer_patterns(build.compressor(own), build.model(own))
 
 
 def test_a_report_that_could_not_be_written_is_refused_before_the_work(tmp_path):
