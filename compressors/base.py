@@ -49,6 +49,10 @@ class Recipe:
     gamma: float | tuple[float, ...] = 0.1
     interval: int = 1
     """Epochs of one cycle of decay = "cyclic": the rate restarts, then is multiplied by 0.1 after each third."""
+    warmup: float = 0.0
+    """Epochs over which the rate rises linearly to `lr`."""
+    clip: float | None = None
+    """The norm of the whole gradient is cut to this."""
 
 
 def matching(patterns: list[str], names: Iterable[str], where: str) -> set[str]:

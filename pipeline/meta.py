@@ -8,7 +8,7 @@ from typing import Any
 from omegaconf import DictConfig
 
 from sparsign.pipeline import build
-from sparsign.pipeline.stages import Trained
+from sparsign.pipeline.trained import Trained
 
 
 def packed_meta(config: DictConfig, run: Trained) -> dict[str, Any]:
