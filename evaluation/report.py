@@ -20,6 +20,7 @@ from sparsign.evaluation.storage import storage
 from sparsign.evaluation.structure import GROUP, pruned_ratio
 from sparsign.evaluation.theory import theory
 from sparsign.kernels.engine import load_engine
+from sparsign.kernels.reference import ReferenceEngine
 from sparsign.packing.file import read
 from sparsign.packing.size import Size, compressed_code_bytes, total_size
 from sparsign.packing.spec import PackedModel
@@ -44,8 +45,9 @@ def evaluate_packed(
     path = Path(path)
     packed = read(path)
     meta = packed.meta
+    # The proof is of the file, so it is made in the trained network's own order of summation; the engine is timed.
+    answers, labels = logits(ReferenceEngine(packed), limited(batches, limit))
     engine = load_engine(packed)
-    answers, labels = logits(engine, limited(batches, limit))
     model, dataset, compressor, accuracy = (_part(meta, k) for k in ("model", "dataset", "compressor", "accuracy"))
     unit = compressor.get("pfr_unit") or "filter"
     group = compressor.get("group") or GROUP
