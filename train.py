@@ -16,6 +16,7 @@ from sparsign.compressors import registry
 from sparsign.compressors.parts.transforms import encode_layer
 from sparsign.configs import schema
 from sparsign.evaluation import proof
+from sparsign.evaluation.baseline import float_accuracy
 from sparsign.evaluation.report import evaluate_packed, read_report
 from sparsign.packing.file import write
 from sparsign.packing.trace import to_packed
@@ -33,11 +34,11 @@ from sparsign.reports.table import near, summary
 @hydra.main(version_base="1.3", config_path="configs", config_name="train")
 @fails_in_one_line
 def main(config: DictConfig) -> float | None:
-    """Returns the packed network's top-1, so that sweepers can optimise it."""
+    """Returns the last top-1 on held-out images, for sweepers to optimise; None where nothing is held out."""
     hydra_config = HydraConfig.get()
     sweep = Path(hydra_config.sweep.dir).name if hydra_config.mode == RunMode.MULTIRUN else None
     report = run(config, near(config.resume or hydra_config.runtime.output_dir), sweep)
-    return report["accuracy"]["top1"] if report else None
+    return report["accuracy"]["val_top1"] if report else None
 
 
 def run(config: DictConfig, path: str | Path, sweep: str | None = None) -> dict[str, Any] | None:
@@ -46,6 +47,7 @@ def run(config: DictConfig, path: str | Path, sweep: str | None = None) -> dict[
     A folder with this very run in it is only entered to resume it or, in a sweep, to skip or finish it.
     """
     build.validate(config)
+    beside = float_accuracy(config.baseline, config.model.name, config.dataset.name) if config.baseline else None
     if sweep is not None and ranks.size() > 1:
         raise ValueError(f"-m: a sweep runs in one process, not in {ranks.size()}; expected one job per torchrun")
     ranks.start(config.trainer.devices, build.device(config))
@@ -66,7 +68,7 @@ def run(config: DictConfig, path: str | Path, sweep: str | None = None) -> dict[
             ranks.stop()
             if not ranks.is_main():
                 return None
-            report = pack_and_measure(config, trained, console)
+            report = pack_and_measure(config, trained, console, beside)
             tracker.summary(report, folder.packed)
             failed = False
     finally:
@@ -74,10 +76,15 @@ def run(config: DictConfig, path: str | Path, sweep: str | None = None) -> dict[
     return report
 
 
-def pack_and_measure(config: DictConfig, trained: Trained, console: Console) -> dict[str, Any]:
-    """Cuts and packs the trained network, then reads the file back and measures what it holds."""
+def pack_and_measure(
+    config: DictConfig, trained: Trained, console: Console, float_top1: float | None = None
+) -> dict[str, Any]:
+    """Cuts and packs the trained network, then reads the file back and measures what it holds; `float_top1`: of the
+    float network that the run is set beside."""
     folder, data, m = trained.folder, trained.data, config.model
     meta = packed_meta(config, trained) | {"proof": proof.make(trained.logits)}
+    if float_top1 is not None:
+        meta["accuracy"]["float_top1"] = float_top1
     write(to_packed(trained.model, encode_layer, (m.in_channels, m.image_size, m.image_size), meta), folder.packed)
 
     report = evaluate_packed(folder.packed, data.test_dataloader(), build.plain(config.latency))

@@ -14,6 +14,7 @@ from rich.console import Console
 from torch import Tensor, nn
 
 from sparsign.compressors.base import Compressor, Stage
+from sparsign.compressors.pruning.weights_left import weights_left
 from sparsign.pipeline import build, optim, ranks
 from sparsign.pipeline.adapt import reestimate_batchnorm
 from sparsign.pipeline.checkpoints import MidStageCheckpoint
@@ -158,7 +159,7 @@ def _run_stage(config: DictConfig, run: Trained, stage: Stage, tracker: Tracker,
 
 def _finish_stage(run: Trained, stage: Stage, epochs: int, tracker: Tracker, console: Console, title: str) -> None:
     top1 = run.top1[stage.name] = test_top1(run)
-    row = {"stage": stage.name, "test_top1": top1, **run.compressor.metrics(run.model)}
+    row = {"stage": stage.name, "test_top1": top1, **weights_left(run.model), **run.compressor.metrics(run.model)}
     run.folder.append_metrics(row)
     tracker.row(row)
     state = {k: v.contiguous() if isinstance(v, Tensor) else v for k, v in run.model.state_dict().items()}
