@@ -7,7 +7,7 @@ from html import escape
 from typing import Any
 
 from sparsign.reports import curves, figures
-from sparsign.reports.table import before_after, fastest, percent, reload_line, size, speedups, units
+from sparsign.reports.table import before_after, fastest, float_network, percent, reload_line, size, speedups, units
 
 CSS = """
 :root { color-scheme: light; --ink: #1f2933; --muted: #616e7c; --line: #e4e7eb; --blue: #2f6fae; --red: #b42318; }
@@ -105,6 +105,7 @@ def _summary(report: dict[str, Any]) -> list[tuple[str, str]]:
     rows = [
         ("Test images", f"{accuracy['images']:,}"),
         ("Top-1", before_after(report)),
+        ("Top-1 of the float network", float_network(report) or "–"),
         ("Top-1 in memory, on held-out images", _pair(accuracy, "trained_top1", "val_top1")),
         ("Top-5", percent(accuracy["top5"])),
         ("Pruned", f"{percent(structure['pfr'])} of the {units(structure['pfr_unit'])}, asked {_asked(structure)}"),

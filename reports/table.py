@@ -36,12 +36,16 @@ def units(unit: str) -> str:
 
 
 def before_after(report: dict[str, Any]) -> str:
-    """`91.73 % (float) → 84.14 %`: a binary network is never called float, and the float one is told where known."""
+    """`91.73 % (float) → 84.14 %`: a binary network is never called float."""
     accuracy = report["accuracy"]
     before = f"{percent(accuracy['before_top1'])} ({BEFORE.get(report['form'], report['form'])}) → "
-    text = (before if accuracy["before_top1"] is not None else "") + percent(accuracy["top1"])
-    apart = accuracy["float_top1"] is not None and report["form"] != "float"
-    return text + (f"; float network {percent(accuracy['float_top1'])}" if apart else "")
+    return (before if accuracy["before_top1"] is not None else "") + percent(accuracy["top1"])
+
+
+def float_network(report: dict[str, Any]) -> str | None:
+    """Top-1 of the float network that a binary one is set beside; None where there is none, or nothing else to say."""
+    top1 = report["accuracy"]["float_top1"]
+    return None if top1 is None or report["form"] == "float" else percent(top1)
 
 
 def speedups(theory: dict[str, Any]) -> list[tuple[str, str]]:
@@ -85,6 +89,8 @@ def summary(report: dict[str, Any], folder: str | Path) -> Table:
     table.add_column(style="bold", no_wrap=True)
     table.add_column(overflow="fold")
     table.add_row("top-1", before_after(report))
+    if float_network(report):
+        table.add_row("float network", float_network(report))
     asked = percent(structure["pfr_asked"])
     table.add_row("pruned", f"{percent(structure['pfr'])} of the {units(structure['pfr_unit'])} (asked {asked})")
     kept = f"{sizes['parameters']:,} of {sizes['original_parameters']:,}, {sizes['nonzeros']:,} not zero"

@@ -23,7 +23,7 @@ def test_there_are_experiments_for_all_four_papers():
 def header(name):
     """word -> the rest of its first line, of the comment on top."""
     lines = re.findall(r"^# (\w+) +(.*)$", (FOLDER / f"{name}.yaml").read_text(), re.MULTILINE)
-    return {word: rest for word, rest in reversed(lines)}
+    return dict(reversed(lines))
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
