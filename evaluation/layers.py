@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from sparsign.evaluation.structure import full_mask, kept_weights
 from sparsign.packing.codecs import inflate
 from sparsign.packing.file import PREAMBLE
 from sparsign.packing.size import sizes
@@ -29,12 +30,12 @@ def bytes_on_disk(path: Path) -> dict[str, int]:
     return found
 
 
-def layer_rows(packed: PackedModel, path: Path) -> list[dict[str, Any]]:
+def layer_rows(packed: PackedModel, path: Path, unit: str, group: int) -> list[dict[str, Any]]:
     """One row per conv and linear layer of the uncut network, those of which nothing is left at the end.
 
     name, op; full_shape, shape: before and after cutting; levels: distinct codes, or None for a float layer; scales:
-    how many; parameters and nonzeros: kept, with bias; nonzero_weights: without; float_bytes: uncut, fp32;
-    packed_bytes: sections of the layer in the file; entropy_bound_bytes.
+    how many; parameters and nonzeros: kept, with bias; nonzero_weights: without; kept_weights: those in the method's
+    units that are left; float_bytes: uncut, fp32; packed_bytes: sections of the layer in the file; order0_bytes.
     """
     on_disk, found = bytes_on_disk(path), sizes(packed)
     rows = []
@@ -50,9 +51,10 @@ def layer_rows(packed: PackedModel, path: Path) -> list[dict[str, Any]]:
                 "parameters": size.parameters,
                 "nonzeros": size.nonzeros,
                 "nonzero_weights": int(np.count_nonzero(node.codes.weight())),
+                "kept_weights": kept_weights(full_mask(node.codes), unit, group),
                 "float_bytes": size.float_bytes,
                 "packed_bytes": on_disk[name],
-                "entropy_bound_bytes": size.entropy_bound_bytes,
+                "order0_bytes": size.entropy_bound_bytes,
             }
         )
     for name, full, coded in packed.meta.get("original", {}).get("dropped", []):
@@ -67,9 +69,10 @@ def layer_rows(packed: PackedModel, path: Path) -> list[dict[str, Any]]:
                 "parameters": 0,
                 "nonzeros": 0,
                 "nonzero_weights": 0,
+                "kept_weights": 0,
                 "float_bytes": 4 * int(np.prod(full)),
                 "packed_bytes": 0,
-                "entropy_bound_bytes": 0,
+                "order0_bytes": 0,
             }
         )
     return rows

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from sparsign.evaluation import latency, proof, schema
-from sparsign.evaluation.accuracy import Batches, limited, logits, top1
+from sparsign.evaluation.accuracy import Batches, limited, logits, top1, top5
 from sparsign.evaluation.layers import layer_rows
 from sparsign.evaluation.rebuild import float_network
 from sparsign.evaluation.storage import storage
@@ -25,7 +25,7 @@ from sparsign.packing.file import read
 from sparsign.packing.size import Size, compressed_code_bytes, total_size
 from sparsign.packing.spec import PackedModel
 
-VERSION = 1
+VERSION = 2
 
 
 def evaluate_packed(
@@ -52,8 +52,8 @@ def evaluate_packed(
     unit = compressor.get("pfr_unit") or "filter"
     group = compressor.get("group") or GROUP
     pfr = pruned_ratio(packed, unit, group)
-    layers = layer_rows(packed, path)
-    bits = storage(packed) if unit == "weight" else {}
+    layers = layer_rows(packed, path, unit, group)
+    bits = storage(packed) if unit in ("weight", "matrix") else {}
     report = {
         "version": VERSION,
         "date": datetime.now().astimezone().isoformat(timespec="seconds"),
@@ -65,6 +65,9 @@ def evaluate_packed(
         "seed": meta.get("seed"),
         "accuracy": {
             "top1": top1(answers, labels),
+            "top5": top5(answers, labels),
+            "val_top1": accuracy.get("val_top1"),
+            "before_top1": accuracy.get("before_top1"),
             "float_top1": accuracy.get("float_top1"),
             "trained_top1": accuracy.get("trained_top1"),
             "images": len(labels),
@@ -79,7 +82,7 @@ def evaluate_packed(
         "size": _sizes(packed, layers, path.stat().st_size),
         "speed": _speed(packed, engine, latency_options),
         "reload": _reload(meta, answers),
-        "theory": theory(packed, 0.0 if unit == "weight" else pfr),
+        "theory": theory(packed, unit, pfr, group),
         "environment": environment(),
     }
     schema.validate(report)
@@ -109,7 +112,7 @@ def _sizes(packed: PackedModel, layers: list[dict[str, Any]], on_disk: int) -> d
 def _counts(size: Size) -> dict[str, int]:
     counts = asdict(size)
     del counts["entropy_bits"]
-    return {**counts, "float_bytes": size.float_bytes, "entropy_bound_bytes": size.entropy_bound_bytes}
+    return {**counts, "float_bytes": size.float_bytes, "order0_bytes": size.entropy_bound_bytes}
 
 
 def _speed(packed: PackedModel, engine: Any, options: Mapping[str, Any]) -> list[dict[str, Any]]:
