@@ -124,7 +124,7 @@ def test_the_unit_of_the_ratio_follows_the_structure():
         "filter": "filter",
         "column": "column",
         "channel": "channel",
-        "column_then_filter": "weight",
+        "column_then_filter": "matrix",
     }
 
 
