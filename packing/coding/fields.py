@@ -1,0 +1,58 @@
+"""Order-0 coding: numbers as bit fields, each field's values coded by how often they came before.
+
+A field is some bits of every number: all of a symbol, or a float's exponent. Its bits go from the highest to the
+lowest; the bits before form the context (a binary tree with one adaptive slot a node), so the cost tends to the
+field's order-0 entropy whatever its distribution, and no table of frequencies is sent. Fields follow one another, each
+after one bit that says whether it is modelled (1) or plain (0): noise, such as a mantissa's low bits, stays plain.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from sparsign.packing.coding.arithmetic import HALF, SLOT_HALF, Coder, Decoder, Encoder, probability, updated
+
+MAX_WIDTH = 16
+"""Bits of the widest field: its tree has 65,536 slots."""
+
+
+def encode_fields(numbers: np.ndarray, widths: Sequence[int]) -> bytes:
+    """Bytes of a 1-D array of unsigned numbers of sum(widths) bits; `widths` lists the fields from the highest bits."""
+    encoder = Encoder()
+    for field, width in zip(_split(numbers, widths), widths, strict=True):
+        alone = Encoder()
+        _code_field(alone, field, width, True)
+        _code_field(encoder, field, width, 8 * len(alone.finish()) < width * len(field))
+    return encoder.finish()
+
+
+def decode_fields(data: bytes, count: int, widths: Sequence[int]) -> np.ndarray:
+    """Inverse of `encode_fields`: uint32 [count]. ValueError for data that it cannot have made."""
+    decoder = Decoder(data)
+    numbers = np.zeros(count, np.uint32)
+    for width in widths:
+        field = [0] * count
+        _code_field(decoder, field, width, False)
+        numbers = numbers << np.uint32(width) | np.array(field, np.uint32)
+    decoder.finish()
+    return numbers
+
+
+def _split(numbers: np.ndarray, widths: Sequence[int]) -> list[list[int]]:
+    shifts = np.cumsum([0, *reversed(widths)])[-2::-1]
+    return [(numbers >> shift & (1 << width) - 1).tolist() for shift, width in zip(shifts, widths, strict=True)]
+
+
+def _code_field(coder: Coder, field: list[int], width: int, modelled: bool) -> None:
+    """Code a field's values in place: an encoder reads them, a decoder fills them in."""
+    modelled = bool(coder.code(int(modelled), HALF))
+    tree = [SLOT_HALF] * (1 << width)
+    for index, value in enumerate(field):
+        node = 1
+        for shift in range(width - 1, -1, -1):
+            bit = coder.code(value >> shift & 1, probability(tree[node]) if modelled else HALF)
+            tree[node] = updated(tree[node], bit)
+            node = node << 1 | bit
+        field[index] = node - (1 << width)
