@@ -12,7 +12,7 @@ the encoder makes of the result.
 The compiled coder is used where it was built; the Python beside it is its specification and reads the same bits.
 """
 
-from sparsign.packing.coding.fields import decode_fields, encode_fields
+from sparsign.packing.coding.coders import decode_codes, decode_fields, encode_codes, encode_fields
 from sparsign.packing.coding.floats import (
     FIELDS,
     MAGNITUDE_FIELDS,
@@ -21,7 +21,6 @@ from sparsign.packing.coding.floats import (
     split_irregular,
     to_bits,
 )
-from sparsign.packing.coding.mixing import decode_codes, encode_codes
 
 __all__ = [
     "FIELDS",

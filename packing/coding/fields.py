@@ -8,18 +8,13 @@ after one bit that says whether it is modelled (1) or plain (0): noise, such as 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 
 from sparsign.packing.coding.arithmetic import HALF, SLOT_HALF, Coder, Decoder, Encoder, probability, updated
 
-MAX_WIDTH = 16
-"""Bits of the widest field: its tree has 65,536 slots."""
 
-
-def encode_fields(numbers: np.ndarray, widths: Sequence[int]) -> bytes:
-    """Bytes of a 1-D array of unsigned numbers of sum(widths) bits; `widths` lists the fields from the highest bits."""
+def encode_fields(numbers: np.ndarray, widths: list[int]) -> bytes:
+    """Bytes of checked uint32 numbers; see `coders.encode_fields`."""
     encoder = Encoder()
     for field, width in zip(_split(numbers, widths), widths, strict=True):
         alone = Encoder()
@@ -28,19 +23,17 @@ def encode_fields(numbers: np.ndarray, widths: Sequence[int]) -> bytes:
     return encoder.finish()
 
 
-def decode_fields(data: bytes, count: int, widths: Sequence[int]) -> np.ndarray:
-    """Inverse of `encode_fields`: uint32 [count]. ValueError for data that it cannot have made."""
+def decode_fields(data: bytes, numbers: np.ndarray, widths: list[int]) -> None:
+    """Fill in numbers that are zero. ValueError for data that no numbers make."""
     decoder = Decoder(data)
-    numbers = np.zeros(count, np.uint32)
     for width in widths:
-        field = [0] * count
+        field = [0] * len(numbers)
         _code_field(decoder, field, width, False)
-        numbers = numbers << np.uint32(width) | np.array(field, np.uint32)
+        numbers[:] = numbers << np.uint32(width) | np.array(field, np.uint32)
     decoder.finish()
-    return numbers
 
 
-def _split(numbers: np.ndarray, widths: Sequence[int]) -> list[list[int]]:
+def _split(numbers: np.ndarray, widths: list[int]) -> list[list[int]]:
     shifts = np.cumsum([0, *reversed(widths)])[-2::-1]
     return [(numbers >> shift & (1 << width) - 1).tolist() for shift, width in zip(shifts, widths, strict=True)]
 

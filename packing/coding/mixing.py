@@ -22,7 +22,7 @@ first layer is compared with TERNARY), and if so five plain bits.
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 import numpy as np
 
@@ -69,46 +69,30 @@ SQUASH = _squash_table()
 STRETCH = _stretch_table(SQUASH)
 
 
-def encode_codes(layers: Sequence[np.ndarray], masks: Sequence[np.ndarray | None] | None = None) -> bytes:
-    """One stream of all layers' codes.
+CodedLayer = tuple[np.ndarray, np.ndarray | None, int]
+"""Codes int16 [rows, cols, kh, kw], coded in place; uint8 [rows, cols], nonzero where kernels are coded; the kind."""
 
-    Args:
-        layers: integers of magnitude at most 32,767 and shape [rows, cols, kh, kw], [rows, cols] or [count].
-        masks: for each layer None or bool [rows, cols]: kernels that are coded; the decoder has to know it too. Codes
-            elsewhere must be 0.
-    """
-    encoder, model = Encoder(), Model()
-    for layer, mask in zip(layers, masks or [None] * len(layers), strict=True):
-        model.code_layer(encoder, layer.ravel().tolist(), layer.shape, mask, layer_kind(layer, mask))
+
+def encode_codes(layers: list[CodedLayer]) -> bytes:
+    """Bytes of checked layers; see `coders.encode_codes`."""
+    encoder = Encoder()
+    _code_layers(encoder, layers)
     return encoder.finish()
 
 
-def decode_codes(
-    data: bytes, shapes: Sequence[tuple[int, ...]], masks: Sequence[np.ndarray | None] | None = None
-) -> list[np.ndarray]:
-    """Inverse of `encode_codes`: int16 arrays. ValueError for data that it cannot have made.
-
-    Time is proportional to the number of codes, memory to the layers; the caller bounds both.
-    """
-    decoder, model, layers = Decoder(data), Model(), []
-    for shape, mask in zip(shapes, masks or [None] * len(shapes), strict=True):
-        codes = [0] * int(np.prod(shape))
-        model.code_layer(decoder, codes, shape, mask, TERNARY)
-        layers.append(np.array(codes, np.int16).reshape(shape))
+def decode_codes(data: bytes, layers: list[CodedLayer]) -> None:
+    """Fill in layers of zeros, whose kinds are ignored. ValueError for data that no layers make."""
+    decoder = Decoder(data)
+    _code_layers(decoder, layers)
     decoder.finish()
-    return layers
 
 
-def layer_kind(layer: np.ndarray, mask: np.ndarray | None = None) -> int:
-    """The narrowest kind that holds a layer's coded codes."""
-    coded = layer if mask is None else layer[mask]
-    least, most = int(coded.min(initial=0)), int(coded.max(initial=0))
-    if least >= 0 and most <= 1:
-        return FLAGS
-    widest = max(-least, most)
-    if widest == 1:
-        return SIGNS if coded.all() else TERNARY
-    return 1 + widest.bit_length()
+def _code_layers(coder: Coder, layers: list[CodedLayer]) -> None:
+    model = Model()
+    for codes, mask, kind in layers:
+        values = codes.ravel().tolist()
+        model.code_layer(coder, values, codes.shape, mask, kind)
+        codes.flat = values
 
 
 class Model:
@@ -123,7 +107,7 @@ class Model:
         self, coder: Coder, codes: list[int], shape: tuple[int, ...], mask: np.ndarray | None, kind: int
     ) -> None:
         """Code a layer's values in place: an encoder reads them, a decoder fills them in and ignores `kind`."""
-        rows, cols, height, width = (1, *shape, 1, 1) if len(shape) == 1 else (*shape, 1, 1, 1)[:4]
+        rows, cols, height, width = shape
         kind = self._code_kind(coder, kind)
         self.slots[0].clear()
         self.slots[2].clear()
