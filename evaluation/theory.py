@@ -9,7 +9,6 @@ import numpy as np
 from sparsign.packing.spec import LayerCodes, PackedModel
 
 BINARY, SCALED, FLOAT = 64, 58, 1
-SIGN_KEEPING = ("select", "flatten", "maxpool")
 
 
 def theory(packed: PackedModel, pfr: float | None) -> dict[str, Any]:
@@ -32,17 +31,16 @@ def theory(packed: PackedModel, pfr: float | None) -> dict[str, Any]:
 
 
 def _s1(packed: PackedModel) -> tuple[int, str]:
-    signs: set[str] = set()
+    readers = packed.reads_signs()
     binary: list[LayerCodes] = []
-    for node in packed.nodes:
-        if node.op == "sign" or (node.op in SIGN_KEEPING and node.inputs[0] in signs):
-            signs.add(node.name)
-        elif node.codes is not None and node.codes.codes is not None:
-            if node.inputs[0] not in signs or np.abs(node.codes.codes).max(initial=0) > 1:
+    for name, node in packed.layers().items():
+        if node.codes.coded:
+            signs = node.codes.values.signed_scales(1) is not None and np.abs(node.codes.codes).max(initial=0) <= 1
+            if name not in readers or not signs:
                 return FLOAT, "some coded layer reads float inputs"
             binary.append(node.codes)
     if not binary:
         return FLOAT, "no layer has binary weights and inputs"
-    if all(c.negative_scale is None and (c.scale == 1).all() for c in binary):
+    if all((scale == 1).all() for codes in binary for scale in codes.values.arrays().values()):
         return BINARY, "binary weights and inputs, no scale factors"
     return SCALED, "binary weights and inputs, with scale factors"

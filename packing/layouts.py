@@ -50,6 +50,15 @@ class Layout:
         """Inverse of `expand`: what is stored of an array of `shape`."""
         raise NotImplementedError
 
+    @classmethod
+    def mask_shape(cls, shape: Shape, width: int) -> Shape | None:
+        """Shape of the mask over a weight of `shape`; None where there is none. `width`: see `Groups`."""
+        return None
+
+    def kernels(self) -> np.ndarray | None:
+        """bool [rows, cols]: the kernels (or single weights) of which anything is stored; None for all."""
+        return None
+
     def index_bits(self) -> int:
         """Plain storage of the mask: a bit per piece."""
         return 0 if self.mask is None else self.mask.size
@@ -84,10 +93,17 @@ class Gathered(Layout):
 
     name = "gathered"
 
+    @classmethod
+    def mask_shape(cls, shape: Shape, width: int) -> Shape:
+        return shape[:2]
+
     @property
     def columns(self) -> np.ndarray:
         """int64 [rows, D]: the columns that each row reads, increasing."""
         return np.nonzero(self.mask)[1].reshape(len(self.mask), -1)
+
+    def kernels(self) -> np.ndarray:
+        return self.mask
 
     def stored_shape(self) -> Shape:
         return (self.shape[0], int(self.mask[0].sum()), *self.shape[2:])
@@ -119,9 +135,18 @@ class Groups(Layout):
 
     name = "groups"
 
+    @classmethod
+    def mask_shape(cls, shape: Shape, width: int) -> Shape:
+        if width < 1 or shape[1] % width:
+            raise ValueError(f"groups of {width} columns do not divide {shape[1]}")
+        return (shape[0], shape[1] // width)
+
     @property
     def width(self) -> int:
         return self.shape[1] // self.mask.shape[1]
+
+    def kernels(self) -> np.ndarray:
+        return self.mask.repeat(self.width, axis=1)
 
     def _split(self) -> Shape:
         return (*self.mask.shape, self.width, *self.shape[2:])
@@ -152,6 +177,13 @@ class Irregular(Layout):
     """Single weights are there or not (ADMM, PTQ): mask of the weight's shape, codes [weights that are there]."""
 
     name = "irregular"
+
+    @classmethod
+    def mask_shape(cls, shape: Shape, width: int) -> Shape:
+        return shape
+
+    def kernels(self) -> np.ndarray:
+        return self.mask.reshape(*self.shape[:2], -1).any(axis=2)
 
     def stored_shape(self) -> Shape:
         return (int(self.mask.sum()),)

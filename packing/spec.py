@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass, field
 from typing import Any
 
+from sparsign.packing.meta import check_meta
 from sparsign.packing.ops import OPS, Node
 from sparsign.packing.ops.base import LIMIT, Shape
 from sparsign.packing.weight import LayerCodes, need
@@ -27,6 +28,8 @@ class PackedModel:
     input_shape: tuple[int, ...]
     output: str
     meta: dict[str, Any] = field(default_factory=dict)
+    bytes_on_disk: dict[str, int] = field(default_factory=dict, init=False, repr=False, compare=False)
+    """Filled in by the reader: bytes of every node in the file it comes from, and of the `header`, which is the rest."""
     _shapes: dict[str, Shape] | None = field(default=None, init=False, repr=False, compare=False)
 
     def layers(self) -> dict[str, Node]:
@@ -54,6 +57,7 @@ class PackedModel:
                 raise ValueError(f"node {node.name!r} ({node.op}): {error}") from None
         need(self.output in shapes, f"output {self.output!r} is no node")
         need(len(shapes[self.output]) == 1, f"output {self.output!r}: expected logits [classes]")
+        check_meta(self.meta)
         self._shapes = shapes
         return shapes
 
@@ -74,6 +78,16 @@ class PackedModel:
     def macs(self) -> dict[str, int]:
         """Multiply-accumulates of one image, of what is stored, by node."""
         return {node.name: OPS[node.op].macs(node, self.shapes[node.name]) for node in self.nodes}
+
+    def activation_bytes(self) -> int:
+        """Bytes of the largest set of fp32 activations that are needed at once, for one image."""
+        last = {source: k for k, node in enumerate(self.nodes) for source in node.inputs}
+        alive = most = 0
+        for k, node in enumerate(self.nodes):
+            alive += 4 * math.prod(self.shapes[node.name])
+            most = max(most, alive)
+            alive -= sum(4 * math.prod(self.shapes[source]) for source in set(node.inputs) if last[source] == k)
+        return most
 
     def reads_signs(self) -> set[str]:
         """Names of the nodes whose every input is +1 or -1 wherever it comes from."""

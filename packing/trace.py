@@ -9,10 +9,9 @@ import torch
 from torch import Tensor, fx, nn
 
 from sparsign.models.channels import Liveness
-from sparsign.models.graph import WEIGHTED, batchnorm_affine, module_of, trace
+from sparsign.models.graph import WEIGHTED, module_of, trace
 from sparsign.packing.encode import Encode, layer_codes
 from sparsign.packing.spec import OPS, LayerCodes, Node, PackedModel
-
 
 RENAMED = {"batchnorm": "affine"}
 """Kinds of torch layers whose operation has another name."""

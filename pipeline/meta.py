@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from importlib.metadata import version
 from typing import Any
 
 from omegaconf import DictConfig
 
+from sparsign.datamodules import registry as datasets
+from sparsign.models import registry as models
 from sparsign.pipeline import build
 from sparsign.pipeline.stages import Trained
 
@@ -17,10 +20,15 @@ def packed_meta(config: DictConfig, run: Trained) -> dict[str, Any]:
     names = list(run.top1)
     return {
         "sparsign": version("sparsign"),
-        "model": {k: v for k, v in plain["model"].items() if k != "pretrained"}
-        | {"options": build.given(plain["model"]["options"])},
+        "model": {
+            "name": _registered(plain["model"], models.path),
+            "form": plain["model"]["form"],
+            "options": build.given(plain["model"]["options"]),
+        },
         "dataset": {
-            k: plain["dataset"][k] for k in ("_target_", "name", "channels", "image_size", "num_classes", "mean", "std")
+            "name": _registered(plain["dataset"], datasets.path),
+            "mean": plain["dataset"]["mean"],
+            "std": plain["dataset"]["std"],
         },
         "compressor": {
             "name": plain["compressor"]["name"],
@@ -31,3 +39,9 @@ def packed_meta(config: DictConfig, run: Trained) -> dict[str, Any]:
         "seed": plain["seed"],
         "accuracy": {"float_top1": run.top1[names[0]], "trained_top1": run.top1[names[-1]]},
     }
+
+
+def _registered(group: dict[str, Any], path: Callable[[str], str | None]) -> str:
+    """The group's name, marked where our registry knows another class or function under it, or none."""
+    known = path(group["name"]) == group["_target_"]
+    return group["name"] if known else f"{group['name']} (unregistered)"

@@ -183,7 +183,7 @@ def quantised(name, seed, levels=1, ratio=0.4):
         scale = 0.01 + torch.rand(len(layer.weight), *[1] * (layer.weight.dim() - 1))
         codes[layer] = ((layer.weight * 4 * levels).round().clamp(-levels, levels).short(), scale)
         layer.weight.data = codes[layer][0] * scale
-    return to_packed(net, codes.get, INPUT, {"classes": ["a", "b"], "mean": [0.5]})
+    return to_packed(net, codes.get, INPUT, {"classes": ["a", "b"], "dataset": {"mean": [0.5]}})
 
 
 def regular():

@@ -13,6 +13,8 @@ from sparsign.packing.weight import LayerCodes, check_floats, check_index, need
 
 Shape = tuple[int, ...]
 Tensors = dict[str, Tensor]
+Attrs = dict[str, Any]
+Least = dict[str, int]
 LIMIT = 1 << 16
 """Largest stride, kernel or channel count that is believed."""
 OPS: dict[str, Op] = {}
@@ -48,7 +50,7 @@ class Op:
     """One operation. A subclass is its whole definition; its name is what files and engines call it.
 
     Class attributes:
-        attrs: attributes with their defaults, whose types are the attributes' types: int, float, bool, or a pair of int.
+        attrs: attributes with their defaults, of the attributes' types: int, float, bool, or a pair of int.
         least: smallest allowed value of integer attributes, where that is not 1.
         arity: fewest and most inputs.
         required, optional: names of tensors.
@@ -61,8 +63,8 @@ class Op:
     """
 
     name: ClassVar[str] = ""
-    attrs: ClassVar[dict[str, Any]] = {}
-    least: ClassVar[dict[str, int]] = {}
+    attrs: ClassVar[Attrs] = {}
+    least: ClassVar[Least] = {}
     arity: ClassVar[tuple[int, int]] = (1, 1)
     required: ClassVar[tuple[str, ...]] = ()
     optional: ClassVar[tuple[str, ...]] = ()
@@ -84,7 +86,9 @@ class Op:
         least, most = self.arity
         need(least <= len(inputs) <= most, f"has {len(inputs)} inputs")
         if self.rank is not None and len(inputs[0]) != self.rank:
-            raise ValueError(f"reads shape {list(inputs[0])}, expected {'[C, H, W]' if self.rank == 3 else '[features]'}")
+            raise ValueError(
+                f"reads shape {list(inputs[0])}, expected {'[C, H, W]' if self.rank == 3 else '[features]'}"
+            )
         self._check_attrs(node)
         known = {*self.required, *self.optional}
         unknown, missing = sorted(set(node.tensors) - known), sorted(set(self.required) - set(node.tensors))

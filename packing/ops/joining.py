@@ -1,15 +1,16 @@
-"""Operations that join tensors, or move channels about: input, add, mul, cat, select, permute, flatten, pad_shortcut."""
+"""Operations that join tensors or move channels: input, add, mul, cat, select, permute, flatten, pad_shortcut."""
 
 from __future__ import annotations
 
 import math
+from typing import ClassVar
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sparsign.packing.ops.base import LIMIT, Node, Op, Shape, Tensors
+from sparsign.packing.ops.base import LIMIT, Attrs, Least, Node, Op, Shape, Tensors
 from sparsign.packing.weight import check_index, need
 
 
@@ -24,8 +25,8 @@ class Add(Op):
     """x + y. Where operands lack channels, `index0` and `index1` say into which of `channels` theirs go."""
 
     name = "add"
-    attrs = {"channels": 0}
-    least = {"channels": 0}
+    attrs: ClassVar[Attrs] = {"channels": 0}
+    least: ClassVar[Least] = {"channels": 0}
     arity = (2, 2)
     optional = indices = ("index0", "index1")
 
@@ -77,7 +78,9 @@ class Cat(Op):
 
     def shape(self, node: Node, inputs: list[Shape]) -> Shape:
         rest = inputs[0][1:]
-        need(all(s[1:] == rest for s in inputs), f"inputs {[list(s) for s in inputs]:.200} differ beyond their channels")
+        need(
+            all(s[1:] == rest for s in inputs), f"inputs {[list(s) for s in inputs]:.200} differ beyond their channels"
+        )
         return (sum(s[0] for s in inputs), *rest)
 
     def run(self, node: Node, t: Tensors, *x: Tensor) -> Tensor:
@@ -132,8 +135,8 @@ class PadShortcut(Op):
     """Every `stride`-th pixel, with `before` and `after` new channels of zeros: ResNet's option A."""
 
     name = "pad_shortcut"
-    attrs = {"stride": 1, "before": 0, "after": 0}
-    least = {"before": 0, "after": 0}
+    attrs: ClassVar[Attrs] = {"stride": 1, "before": 0, "after": 0}
+    least: ClassVar[Least] = {"before": 0, "after": 0}
     rank = 3
 
     def shape(self, node: Node, inputs: list[Shape]) -> Shape:

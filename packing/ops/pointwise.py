@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sparsign.models.graph import batchnorm_affine
-from sparsign.packing.ops.base import Node, Op, Shape, Tensors
+from sparsign.packing.ops.base import Attrs, Node, Op, Shape, Tensors
 from sparsign.packing.weight import check_floats, need
 
 
@@ -105,7 +105,7 @@ class Sign(_Function):
 
 class GELU(Op):
     name = "gelu"
-    attrs = {"tanh": False}
+    attrs: ClassVar[Attrs] = {"tanh": False}
     channelwise = True
 
     def run(self, node: Node, t: Tensors, *x: Tensor) -> Tensor:
@@ -117,7 +117,7 @@ class GELU(Op):
 
 class HardTanh(Op):
     name = "hardtanh"
-    attrs = {"min": -1.0, "max": 1.0}
+    attrs: ClassVar[Attrs] = {"min": -1.0, "max": 1.0}
     channelwise = True
 
     def shape(self, node: Node, inputs: list[Shape]) -> Shape:
@@ -133,7 +133,7 @@ class HardTanh(Op):
 
 class AddScalar(Op):
     name = "add_scalar"
-    attrs = {"value": 0.0}
+    attrs: ClassVar[Attrs] = {"value": 0.0}
     channelwise = True
 
     def run(self, node: Node, t: Tensors, *x: Tensor) -> Tensor:
@@ -142,7 +142,7 @@ class AddScalar(Op):
 
 class MulScalar(Op):
     name = "mul_scalar"
-    attrs = {"value": 1.0}
+    attrs: ClassVar[Attrs] = {"value": 1.0}
     channelwise = True
 
     def run(self, node: Node, t: Tensors, *x: Tensor) -> Tensor:

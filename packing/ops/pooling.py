@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sparsign.packing.ops.base import Node, Op, Shape, Tensors, pair, windows
+from sparsign.packing.ops.base import Attrs, Least, Node, Op, Shape, Tensors, pair, windows
 from sparsign.packing.weight import need
 
 
 class _Pool(Op):
-    least = {"padding": 0}
+    least: ClassVar[Least] = {"padding": 0}
     rank = 3
     channelwise = True
 
@@ -38,7 +38,13 @@ class _Pool(Op):
 
 class MaxPool(_Pool):
     name = "maxpool"
-    attrs = {"kernel": (2, 2), "stride": (2, 2), "padding": (0, 0), "dilation": (1, 1), "ceil_mode": False}
+    attrs: ClassVar[Attrs] = {
+        "kernel": (2, 2),
+        "stride": (2, 2),
+        "padding": (0, 0),
+        "dilation": (1, 1),
+        "ceil_mode": False,
+    }
     keeps_signs = True  # padding counts as minus infinity
 
     def run(self, node: Node, t: Tensors, *x: Tensor) -> Tensor:
@@ -51,7 +57,13 @@ class MaxPool(_Pool):
 
 class AvgPool(_Pool):
     name = "avgpool"
-    attrs = {"kernel": (2, 2), "stride": (2, 2), "padding": (0, 0), "ceil_mode": False, "count_include_pad": True}
+    attrs: ClassVar[Attrs] = {
+        "kernel": (2, 2),
+        "stride": (2, 2),
+        "padding": (0, 0),
+        "ceil_mode": False,
+        "count_include_pad": True,
+    }
 
     def run(self, node: Node, t: Tensors, *x: Tensor) -> Tensor:
         a = node.attrs
@@ -79,7 +91,7 @@ class Upsample(Op):
     """Nearest or bilinear (corners not aligned) by whole factors."""
 
     name = "upsample"
-    attrs = {"factor": (2, 2), "bilinear": False}
+    attrs: ClassVar[Attrs] = {"factor": (2, 2), "bilinear": False}
     rank = 3
     channelwise = True
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, ClassVar
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sparsign.packing.ops.base import Node, Op, Shape, Tensors, windows
+from sparsign.packing.ops.base import Attrs, Least, Node, Op, Shape, Tensors, windows
 from sparsign.packing.weight import check_floats, need
 
 
@@ -48,8 +48,8 @@ class Linear(_Weighted):
 
 class Conv(_Weighted):
     name = "conv"
-    attrs = {"stride": (1, 1), "padding": (0, 0), "dilation": (1, 1), "groups": 1}
-    least = {"padding": 0}
+    attrs: ClassVar[Attrs] = {"stride": (1, 1), "padding": (0, 0), "dilation": (1, 1), "groups": 1}
+    least: ClassVar[Least] = {"padding": 0}
     rank = 3
 
     def shape(self, node: Node, inputs: list[Shape]) -> Shape:
@@ -74,14 +74,14 @@ class ConvTranspose(_Weighted):
     """Rows of the weight are input channels, columns output channels (per group), as in torch."""
 
     name = "conv_transpose"
-    attrs = {
+    attrs: ClassVar[Attrs] = {
         "stride": (1, 1),
         "padding": (0, 0),
         "output_padding": (0, 0),
         "dilation": (1, 1),
         "groups": 1,
     }
-    least = {"padding": 0, "output_padding": 0}
+    least: ClassVar[Least] = {"padding": 0, "output_padding": 0}
     rank = 3
 
     def _outputs(self, node: Node) -> int:
