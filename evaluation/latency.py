@@ -65,8 +65,9 @@ def measure(
 
     Candidates take turns sample by sample, so that a change of the machine's speed hits all of them alike; a row's
     `milliseconds` per batch is the median of its `samples`, `ratio_to_torch_fp32` says how many times faster than the
-    first candidate that is (None for a candidate alone). `seconds` is the budget of the whole measurement, shared by the combinations; each gets at
-    least a few samples. Thread counts above the machine's are cut to it. 0 seconds measure nothing.
+    first candidate that is (None for a candidate alone). `seconds` is the budget of the whole measurement, shared by
+    the combinations; each gets at least a few samples. Thread counts above the machine's are cut to it. 0 seconds
+    measure nothing.
     """
     if seconds <= 0:
         return []

@@ -1,4 +1,4 @@
-"""From the registry names in a packed file to objects: the data set it was trained on, the float network to time against.
+"""From the registry names in a packed file to objects: its data set, and the float network to time against.
 
 A packed file may come from a stranger: names are looked up in our registries and nowhere else, and sizes come from the
 validated graph.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -298,7 +299,7 @@ def _order(entry: list[Any]) -> np.ndarray:
 def _levels(values: object) -> np.ndarray:
     good = isinstance(values, list) and 1 <= len(values) <= MAX_LEVELS
     good = good and all(isinstance(v, int) and not isinstance(v, bool) and abs(v) < 1 << 15 for v in values)
-    need(good and all(a < b for a, b in zip(values, values[1:], strict=False)), "levels are not increasing numbers")
+    need(good and all(a < b for a, b in pairwise(values)), "levels are not increasing numbers")
     return np.array(values, np.int8 if max(abs(values[0]), abs(values[-1])) <= 127 else np.int16)
 
 

@@ -29,7 +29,7 @@ class PackedModel:
     output: str
     meta: dict[str, Any] = field(default_factory=dict)
     bytes_on_disk: dict[str, int] = field(default_factory=dict, init=False, repr=False, compare=False)
-    """Filled in by the reader: bytes of every node in the file it comes from, and of the `header`, which is the rest."""
+    """Filled in by the reader: bytes of every node in its file, and of the `header`, which is the rest."""
     _shapes: dict[str, Shape] | None = field(default=None, init=False, repr=False, compare=False)
 
     def layers(self) -> dict[str, Node]:

@@ -18,7 +18,7 @@ class LayerCodes:
     """`weight() == layout.expand(values(codes))`, exactly in fp32, of the kept rows and columns.
 
     Attributes:
-        full_shape: [out, in / groups, kh, kw] or [out, in] before cutting (of a transposed conv [in, out / groups, ..]).
+        full_shape: before cutting: [out, in / groups, kh, kw], [in, out / groups, kh, kw] if transposed, or [out, in].
         rows, cols: int64, increasing: the kept indices into the first two axes of `full_shape`.
         codes: int8 or int16 of `layout.stored_shape()`; fp32 where `values` is `Floats`.
         values: how codes become numbers.

@@ -12,6 +12,7 @@ from sparsign.packing.weight import need
 
 
 class _Pool(Op):
+    attrs: ClassVar[Attrs] = {"kernel": (2, 2), "stride": (2, 2), "padding": (0, 0), "ceil_mode": False}
     least: ClassVar[Least] = {"padding": 0}
     rank = 3
     channelwise = True

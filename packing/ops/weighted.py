@@ -1,4 +1,4 @@
-"""Layers with a weight: conv, transposed conv, linear. Their run method also sums integer codes, for exact accumulators."""
+"""Layers with a weight: conv, transposed conv, linear. `run` also sums integer codes, for exact accumulators."""
 
 from __future__ import annotations
 
