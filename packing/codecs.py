@@ -14,6 +14,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from sparsign.packing.coding import decode_codes, decode_fields, encode_codes, encode_fields
+
 TRITS = 5
 """Three-level symbols per byte: 3^5 = 243 of 256 values used, 1.6 bits a symbol against log2(3) = 1.585."""
 _POWERS = 3 ** np.arange(TRITS, dtype=np.uint8)
@@ -126,7 +128,22 @@ def _inflate(data: bytes, shape: Shape, levels: np.ndarray, parameters: list[int
     return _unpack(inflate(data, packed_size(math.prod(shape), len(levels))), shape, levels, parameters)
 
 
-CODECS: dict[str, Codec] = {"pack": Codec(_pack, _unpack), "deflate": Codec(_deflate, _inflate)}
+def _fields(numbers: np.ndarray, levels: np.ndarray) -> tuple[list[int], bytes]:
+    return [], encode_fields(symbols_of(numbers, levels), [bits_per_symbol(len(levels))])
+
+
+def _from_fields(data: bytes, shape: Shape, levels: np.ndarray, parameters: list[int]) -> np.ndarray:
+    symbols = decode_fields(data, math.prod(shape), [bits_per_symbol(len(levels))])
+    if symbols.size and symbols.max() >= len(levels):
+        raise ValueError(f"symbol {symbols.max()} of {len(levels)} levels")
+    return levels[symbols].reshape(shape)
+
+
+CODECS: dict[str, Codec] = {
+    "pack": Codec(_pack, _unpack),
+    "deflate": Codec(_deflate, _inflate),
+    "fields": Codec(_fields, _from_fields),
+}
 
 
 @dataclass(frozen=True)
@@ -141,4 +158,4 @@ class Stream:
     decode: Callable[[bytes, list[Shape], list[np.ndarray | None]], list[np.ndarray]]
 
 
-STREAMS: dict[str, Stream] = {}
+STREAMS: dict[str, Stream] = {"mixing": Stream(encode_codes, decode_codes)}

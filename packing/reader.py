@@ -12,7 +12,7 @@ import numpy as np
 
 from sparsign.packing.codecs import CODECS, MAX_LEVELS, STREAMS, Shape
 from sparsign.packing.encode import entropy_bits
-from sparsign.packing.floats import FLOAT_CODECS, PRECISIONS, from_words
+from sparsign.packing.floats import FLOAT_CODECS, PRECISIONS, from_bits
 from sparsign.packing.layouts import LAYOUTS, Layout
 from sparsign.packing.limits import Limits
 from sparsign.packing.meta import check_meta
@@ -122,13 +122,13 @@ class Payload:
     def read_pools(self, pools: object) -> None:
         """Decode the floats of all precisions."""
         need(isinstance(pools, list) and len(pools) <= len(PRECISIONS), "the pools are no such list")
-        for kind, codec, size, count, *parameters in pools:
-            width = _known(PRECISIONS, kind, "precision")
+        for kind, codec, size, count in pools:
+            _known(PRECISIONS, kind, "precision")
             need(kind not in self.pools, f"two pools of {kind}")
             self.spend(_size(count))
             decode = _known(FLOAT_CODECS, codec, "codec").decode
-            words = decode(self._bytes(size), count, width, _parameters(parameters))
-            self.pools[kind], self.share[kind], self.used[kind] = from_words(words, kind), size / max(1, count), 0
+            numbers = from_bits(decode(self._bytes(size), count, kind), kind)
+            self.pools[kind], self.share[kind], self.used[kind] = numbers, size / max(1, count), 0
 
     def read_integers(self, stream: list[Any], arrays: list[Integers]) -> None:
         """Decode one stream and the sections that belong to it."""

@@ -8,13 +8,16 @@ from typing import Any
 import numpy as np
 
 from sparsign.packing.codecs import CODECS, STREAMS
+from sparsign.packing.coding import coders
 from sparsign.packing.encode import entropy_bits
-from sparsign.packing.floats import FLOAT_CODECS, PRECISIONS, precision, to_words
+from sparsign.packing.floats import FLOAT_CODECS, PRECISIONS, precision, to_bits
 from sparsign.packing.layouts import Dense
 from sparsign.packing.spec import OPS, LayerCodes, Node, PackedModel
 from sparsign.packing.values import Floats
 
 Entry = list[Any]
+SLOW_CODES = 1 << 19
+"""Most codes that are coded by a model where the coder was not compiled (half a minute)."""
 
 
 @dataclass
@@ -55,7 +58,7 @@ class Payload:
     def floats(self, array: np.ndarray) -> Entry:
         """[precision, *shape]."""
         kind = precision(array)
-        self.pools[kind].append(to_words(array, kind))
+        self.pools[kind].append(to_bits(array, kind))
         return [kind, *array.shape]
 
     def flags(self, flags: np.ndarray) -> Entry:
@@ -68,12 +71,11 @@ class Payload:
         entries, blobs = [], []
         for kind, arrays in self.pools.items():
             if arrays:
-                words = np.concatenate(arrays)
-                coded = {name: codec.encode(words) for name, codec in FLOAT_CODECS.items()}
-                name = min(coded, key=lambda name: len(coded[name][1]))
-                parameters, data = coded[name]
-                entries.append([kind, name, len(data), len(words), *parameters])
-                blobs.append(data)
+                bits = np.concatenate(arrays)
+                coded = {name: codec.encode(bits, kind) for name, codec in FLOAT_CODECS.items()}
+                name = min(coded, key=lambda name: len(coded[name]))
+                entries.append([kind, name, len(coded[name]), len(bits)])
+                blobs.append(coded[name])
         streams = []
         for arrays in (self.structure, self.codes):
             stream, data = _code_together(arrays)
@@ -86,7 +88,8 @@ def _code_together(arrays: list[Integers]) -> tuple[Entry, bytes]:
     """(entry of the stream, its bytes and those of the sections): arrays that gain nothing by a model stay apart."""
     apart = [array.section() for array in arrays]
     best: tuple[int, Entry, bytes, list[int]] = (sum(len(data) for _, data in apart), [], b"", [])
-    for name, stream in STREAMS.items():
+    affordable = coders.COMPILED or sum(array.array.size for array in arrays) <= SLOW_CODES
+    for name, stream in STREAMS.items() if affordable else ():
         chosen = [k for k, array in enumerate(arrays) if not _noise(array, len(apart[k][1]), stream)]
         data = stream.encode([arrays[k].array for k in chosen], [arrays[k].kernels for k in chosen]) if chosen else b""
         total = len(data) + sum(len(blob) for k, (_, blob) in enumerate(apart) if k not in chosen)

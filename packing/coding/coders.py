@@ -14,6 +14,7 @@ try:
 except ImportError:  # not built: the bits are the same
     _coder = None
 
+COMPILED = _coder is not None
 MAX_CODE = (1 << mixing.WIDEST - 1) - 1
 MAX_FIELD = 16
 """Bits of the widest field: its tree has 65,536 slots."""
