@@ -1,7 +1,7 @@
 """Reload is proved, not hoped: what a trained network answered is kept in its packed file and compared after reading.
 
 An engine that sums in another order than torch may move a logit by its last bits, and so a prediction whose two largest
-logits are nearly equal. The proof states its epsilon: it names the few images whose margin is not above it and holds a
+logits are nearly equal. The proof states its epsilon: it names the few images whose margin is below it and holds a
 digest of the predictions of all others, which any engine has to meet. A second digest, of the logits' bits, says
 whether an engine gives the very same numbers.
 """
@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 EPSILON = 1e-4
-"""Of the largest logit: margins up to this count as close."""
+"""Of the largest logit: margins below this count as close."""
 MOST_CLOSE = 100
 """Images at most that a proof leaves out; a network with more close calls (hardly trained) gets a smaller epsilon."""
 DIGEST = 16
@@ -40,7 +40,7 @@ def make(logits: Tensor) -> dict[str, Any]:
     """The proof of a trained network from its logits [N, classes] on all test images, in order.
 
     Returns:
-        images: N; epsilon; close: images whose margin is at most epsilon; predictions: digest of all others'
+        images: N; epsilon; close: images whose margin is below epsilon; predictions: digest of all others'
         predictions; first: predictions of the first images; bits: digest of the logits; logits: the first image's
         first few, in digits that give back the same fp32.
 
@@ -54,10 +54,10 @@ def make(logits: Tensor) -> dict[str, Any]:
         )
     margin = margins(logits)
     epsilon = EPSILON * logits.abs().max().item()
-    if (margin <= epsilon).sum() > MOST_CLOSE:
-        epsilon = min(epsilon, margin.sort().values[MOST_CLOSE].item() / 2)
+    if (margin < epsilon).sum() > MOST_CLOSE:
+        epsilon = margin.sort().values[MOST_CLOSE].item() / 1.1
     epsilon = float(f"{epsilon:.1e}")
-    close, predictions = margin <= epsilon, logits.argmax(1)
+    close, predictions = margin < epsilon, logits.argmax(1)
     return {
         "images": len(logits),
         "epsilon": epsilon,
@@ -73,7 +73,7 @@ def check(proof: dict[str, Any], logits: Tensor) -> dict[str, Any]:
     """Compares a reloaded network's logits [N, classes] on the test images, in order, with the trained network's.
 
     Returns:
-        identical_predictions: every compared prediction is the same, of images with a margin above `epsilon`: of all
+        identical_predictions: every compared prediction is the same, of images whose margin was not below `epsilon`: of all
             test images, or of the first ones when fewer (or more) images than the proof's were run; compared_images:
             how many; epsilon; bit_equal: all logits are the same numbers (None where not all images were run);
             max_logit_error: largest absolute difference over the kept logits.

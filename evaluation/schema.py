@@ -52,9 +52,9 @@ KEYS: dict[str, tuple[tuple[type, ...], str]] = {
     "size.codes.xz": ((int,), "those after xz -9e"),
     "reload.identical_predictions": (
         (bool, NONE),
-        "reloaded file and trained network agree wherever the margin is above epsilon, null without a proof",
+        "reloaded file and trained network agree wherever the margin is not below epsilon, null without a proof",
     ),
-    "reload.epsilon": ((*NUMBER, NONE), "margins of the two largest logits up to this are close calls"),
+    "reload.epsilon": ((*NUMBER, NONE), "margins of the two largest logits below this are close calls"),
     "reload.bit_equal": ((bool, NONE), "all logits are the same to the bit, null where not all images were run"),
     "reload.max_logit_error": ((*NUMBER, NONE), "largest absolute difference of the logits kept in the file"),
     "reload.compared_images": ((int,), "images whose predictions were compared"),
