@@ -73,9 +73,9 @@ def check(proof: dict[str, Any], logits: Tensor) -> dict[str, Any]:
     """Compares a reloaded network's logits [N, classes] on the test images, in order, with the trained network's.
 
     Returns:
-        identical_predictions: every compared prediction is the same, of images whose margin was not below `epsilon`: of all
-            test images, or of the first ones when fewer (or more) images than the proof's were run; compared_images:
-            how many; epsilon; bit_equal: all logits are the same numbers (None where not all images were run);
+        identical_predictions: every compared prediction is the same, of images whose margin was not below `epsilon`:
+            of all test images, or of the first ones when fewer (or more) images than the proof's were run;
+            compared_images: how many; epsilon; bit_equal: all logits are the same numbers (None where not all images were run);
             max_logit_error: largest absolute difference over the kept logits.
 
     Raises:

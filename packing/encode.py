@@ -69,7 +69,7 @@ def _layouts(dense: np.ndarray) -> Iterator[Layout]:
     if counts.min() == counts.max() and 0 < counts[0] < dense.shape[1]:
         yield Gathered(dense.shape, kernels)
     for width in WIDTHS:
-        if dense.shape[1] % width == 0:
+        if dense.shape[1] % width == 0 and (width > 1 or dense.ndim > 2):
             mask = kernels.reshape(len(kernels), -1, width).any(axis=2)
             if not mask.all():
                 yield Groups(dense.shape, mask)

@@ -18,7 +18,8 @@ def precision(array: np.ndarray) -> str:
     """The first of PRECISIONS that holds every number of an fp32 array, to the bit."""
     for kind in PRECISIONS:
         try:
-            to_bits(array, kind)
+            with np.errstate(over="ignore"):
+                to_bits(array, kind)
         except ValueError:
             continue
         return kind

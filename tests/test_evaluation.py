@@ -43,8 +43,8 @@ def trained():
     torch.manual_seed(0)
     net = lenet5(10, 1, 32, "wbin").eval()
     layers = [m for m in net.modules() if isinstance(m, (nn.Conv2d, nn.Linear))]
-    for layer in layers[1:3]:
-        attach(layer, ScaledBinary(), Mask((layer.weight.shape[0], *[1] * (layer.weight.dim() - 1))))
+    for module in layers[1:3]:
+        attach(module, ScaledBinary(), Mask((module.weight.shape[0], *[1] * (module.weight.dim() - 1))))
     find(layers[1], Mask).mask[:12] = 0
     if layers[1].bias is not None:
         layers[1].bias.data[:12] = 0
