@@ -75,8 +75,8 @@ def check(proof: dict[str, Any], logits: Tensor) -> dict[str, Any]:
     Returns:
         identical_predictions: every compared prediction is the same, of images whose margin was not below `epsilon`:
             of all test images, or of the first ones when fewer (or more) images than the proof's were run;
-            compared_images: how many; epsilon; bit_equal: all logits are the same numbers (None where not all images were run);
-            max_logit_error: largest absolute difference over the kept logits.
+            compared_images: how many; epsilon; bit_equal: all logits are the same numbers (None where not all images
+            were run); max_logit_error: largest absolute difference over the kept logits.
 
     Raises:
         ValueError: a malformed proof, or other classes than the network has.
@@ -86,8 +86,8 @@ def check(proof: dict[str, Any], logits: Tensor) -> dict[str, Any]:
         kept = torch.tensor([float(value) for value in proof["logits"]])
         first = torch.tensor([int(value) for value in proof["first"]])
         count, epsilon, whole, bits = (proof[key] for key in ("images", "epsilon", "predictions", "bits"))
-        close = torch.zeros(int(count), dtype=torch.bool)
-        close[torch.tensor(proof["close"], dtype=torch.long)] = True
+        close = torch.zeros(len(logits), dtype=torch.bool)
+        close[[int(index) for index in proof["close"] if int(index) < len(logits)]] = True
     except (KeyError, TypeError, ValueError, IndexError, RuntimeError) as error:
         raise ValueError(f"the packed file's proof is malformed ({' '.join(str(error).split()):.100})") from None
     if not 1 <= len(kept) <= logits.shape[1] or not len(first) or int(first.max()) >= logits.shape[1]:

@@ -16,8 +16,8 @@ class Limits:
         header_bytes: of the inflated header.
         nodes: operations.
         name_length: characters of a name.
-        decoded_bytes: of all arrays at four bytes a number: at most this, and at most `decoded_free` plus
-            `decoded_ratio` times the file.
+        decoded_bytes: of all arrays (four a weight and float, two an integer): at most this, and at most
+            `decoded_free` plus `decoded_ratio` times the file.
         batch: images per call that activations are counted for.
         activation_bytes: of the largest set of activations that are alive at once, times `batch`: at most this, and at
             most `activation_free` plus `activation_ratio` times the file and the batch.

@@ -37,7 +37,7 @@ def from_header(header: object, data: memoryview, limits: Limits, file_bytes: in
     check_meta(header["meta"])
     payload = Payload(data, limits.decoded(file_bytes))
     for _, full, _ in header["meta"].get("original", {}).get("dropped", []):
-        payload.spend(math.prod(full))
+        payload.spend(math.prod(full), 4)
     payload.read_pools(header["pools"])
     plans = [_plan(record, k, payload, limits) for k, record in enumerate(records)]
     structure_stream, codes_stream = header["streams"]
@@ -99,7 +99,7 @@ class Integers:
 
 
 class Payload:
-    """Hands out arrays in the file's order, each decoded once, within a budget of bytes at four a number."""
+    """Hands out arrays in the file's order, each decoded once, within a budget of bytes."""
 
     def __init__(self, data: memoryview, budget: int) -> None:
         self.data, self.offset, self.budget, self.allowed = data, 0, budget, budget
@@ -109,9 +109,9 @@ class Payload:
         self.cost: dict[int, float] = {}
         self.bytes_taken = 0.0
 
-    def spend(self, count: int) -> None:
-        """ValueError where so many more numbers are too many."""
-        self.budget -= 4 * count
+    def spend(self, count: int, width: int) -> None:
+        """ValueError where so many more numbers of `width` bytes are too many."""
+        self.budget -= width * count
         need(self.budget >= 0, f"asks for more than {self.allowed} bytes of arrays")
 
     def _bytes(self, size: object) -> bytes:
@@ -125,7 +125,7 @@ class Payload:
         for kind, codec, size, count in pools:
             _known(PRECISIONS, kind, "precision")
             need(kind not in self.pools, f"two pools of {kind}")
-            self.spend(_size(count))
+            self.spend(_size(count), 4)
             decode = _known(FLOAT_CODECS, codec, "codec").decode
             numbers = from_bits(decode(self._bytes(size), count, kind), kind)
             self.pools[kind], self.share[kind], self.used[kind] = numbers, size / max(1, count), 0
@@ -133,7 +133,7 @@ class Payload:
     def read_integers(self, stream: list[Any], arrays: list[Integers]) -> None:
         """Decode one stream and the sections that belong to it."""
         for integers in arrays:
-            self.spend(math.prod(integers.shape))
+            self.spend(math.prod(integers.shape), 2)
         together = [integers for integers in arrays if not integers.entry]
         need(bool(together) == bool(stream), "a stream without arrays, or arrays without a stream")
         if together:
@@ -205,13 +205,13 @@ class _Plan:
         self.codes: Integers | None = None
         self.kept: list[Integers | None] = []
         self.mask: Integers | None = None
-        if weight:
-            self._plan_weight(weight)
 
-    def _plan_weight(self, record: dict[str, Any]) -> None:
+    def plan_weight(self, record: dict[str, Any], payload: Payload) -> None:
+        """Read the weight's record, and believe its shape only as far as the budget goes."""
         need(record.keys() <= WEIGHT, f"a weight with {sorted(record.keys() - WEIGHT)[:1]}")
         self.full = tuple(map(_size, _rank(record["shape"])))
-        need(len(self.full) in (2, 4), f"weight of shape {list(self.full)}")
+        need(len(self.full) in (2, 4) and min(self.full) >= 1, f"weight of shape {list(self.full)}")
+        payload.spend(math.prod(self.full), 4)
         counts = [_size(record[n][0]) if n in record else f for n, f in zip(("rows", "cols"), self.full, strict=False)]
         self.shape = (*counts, *self.full[2:])
         for name, full in zip(("rows", "cols"), self.full, strict=False):
@@ -232,12 +232,10 @@ class _Plan:
         """Make the layout, now that the flags are known, and ask for the codes."""
         if not self.weight:
             return
-        payload.spend(math.prod(self.full))
         self.layout: Layout = self.layout_class(self.shape, None if self.mask is None else self.mask.flags())
         problem = self.layout.problem()
         need(problem is None, str(problem))
         if "values" in self.weight:
-            payload.spend(math.prod(self.shape))
             self.codes = Integers(self.weight["codes"], self.shape, self.layout.kernels(), levels=True)
 
     def node(self, earlier: list[Node], payload: Payload) -> Node:
@@ -283,7 +281,10 @@ def _plan(record: object, place: int, payload: Payload, limits: Limits) -> _Plan
     distances = [_size(d) for d in inputs or [1] * (rule.arity[1] > 0)]
     need(all(1 <= d <= place for d in distances), f"node {name!r} reads what no earlier node makes")
     need(all(isinstance(part, dict) for part in (attrs, tensors, weight)), f"node {name!r} is malformed")
-    return _Plan(op, name, distances, attrs, tensors, weight)
+    plan = _Plan(op, name, distances, attrs, tensors, weight)
+    if weight:
+        plan.plan_weight(weight, payload)
+    return plan
 
 
 def _flags(entry: list[Any]) -> Integers:

@@ -154,7 +154,7 @@ def test_a_diverged_network_is_named_as_such():
 
 @pytest.mark.parametrize(
     "change",
-    [{"logits": [[1.0]]}, {"logits": [1.0] * 9}, {"logits": []}, {"images": None}, {"first": [7]}, {"close": [99]}],
+    [{"logits": [[1.0]]}, {"logits": [1.0] * 9}, {"logits": []}, {"first": None}, {"first": [7]}, {"close": ["x"]}],
 )
 def test_malformed_proofs_are_refused(change):
     answers = torch.randn(4, 3)
