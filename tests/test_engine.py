@@ -7,7 +7,6 @@ import torch.nn.functional as F
 from tiny_nets import INPUT, NETS, build, layers, prune
 from torch import nn
 
-from sparsign.kernels.engine import load_engine
 from sparsign.kernels.reference import ReferenceEngine
 from sparsign.models.layers import Sign
 from sparsign.packing.trace import to_packed
@@ -42,7 +41,7 @@ def logits(net):
 def test_cut_net_equals_masked_net(name, seed):
     net = prune(build(name, seed), ratio=0.1 * seed)
     packed = to_packed(net, floats, INPUT)
-    torch.testing.assert_close(load_engine(packed)(IMAGES), logits(net), atol=1e-4, rtol=0)
+    torch.testing.assert_close(ReferenceEngine(packed)(IMAGES), logits(net), atol=1e-4, rtol=0)
     kept = sum(node.codes.floats.size for node in packed.layers().values())
     if seed > 2:
         assert kept < 0.8 * sum(layer.weight.numel() for layer in layers(net).values())
@@ -52,7 +51,7 @@ def test_cut_net_equals_masked_net(name, seed):
 def test_nothing_is_cut_from_a_dense_net_and_its_logits_keep_every_bit(name):
     net = build(name, 0)
     packed = to_packed(net, floats, INPUT)
-    assert torch.equal(load_engine(packed)(IMAGES), logits(net))
+    assert torch.equal(ReferenceEngine(packed)(IMAGES), logits(net))
     assert {n: node.codes.shape for n, node in packed.layers().items()} == {
         n: tuple(layer.weight.shape) for n, layer in layers(net).items()
     }
@@ -65,7 +64,7 @@ def test_binary_net_cut_in_its_middle_keeps_every_bit(name, seed):
     """Sums of +-1 are exact in any order, so cutting may not move a single bit of the logits."""
     net = ternarise(prune(build(name, seed), ratio=0.4, batchnorm=False))
     packed = to_packed(net, unit_codes, INPUT)
-    assert torch.equal(load_engine(packed)(IMAGES), logits(net))
+    assert torch.equal(ReferenceEngine(packed)(IMAGES), logits(net))
 
 
 def test_removed_rows_and_columns_are_really_gone():
@@ -93,7 +92,7 @@ def test_a_wholly_dead_branch_leaves_no_node():
         ["blocks.0.0", [7, 6, 3, 3], False],
         ["blocks.0.3", [6, 7, 3, 3], False],
     ]
-    torch.testing.assert_close(load_engine(packed)(IMAGES), logits(net), atol=1e-5, rtol=0)
+    torch.testing.assert_close(ReferenceEngine(packed)(IMAGES), logits(net), atol=1e-5, rtol=0)
 
 
 def test_a_sum_of_dead_operands_still_has_a_sign():
@@ -103,7 +102,7 @@ def test_a_sum_of_dead_operands_still_has_a_sign():
             norm.weight[dead] = 0
             norm.bias[dead] = 0
     packed = to_packed(net, floats, INPUT)
-    torch.testing.assert_close(load_engine(packed)(IMAGES), logits(net), atol=1e-5, rtol=0)
+    torch.testing.assert_close(ReferenceEngine(packed)(IMAGES), logits(net), atol=1e-5, rtol=0)
     assert len(packed.layers()["units.0.1"].codes.rows) == 2
 
 
@@ -112,7 +111,7 @@ def test_a_layer_of_bare_biases_still_runs():
     with torch.no_grad():
         net[7].weight.zero_()
         net[7].bias.fill_(0.5)
-    torch.testing.assert_close(load_engine(to_packed(net, floats, INPUT))(IMAGES), logits(net), atol=1e-5, rtol=0)
+    torch.testing.assert_close(ReferenceEngine(to_packed(net, floats, INPUT))(IMAGES), logits(net), atol=1e-5, rtol=0)
 
 
 def test_dead_and_constant_classes_keep_their_logits():
@@ -120,7 +119,7 @@ def test_dead_and_constant_classes_keep_their_logits():
     with torch.no_grad():
         net[12].weight[1:3] = 0
         net[12].bias[1] = 0
-    out = load_engine(to_packed(net, floats, INPUT))(IMAGES)
+    out = ReferenceEngine(to_packed(net, floats, INPUT))(IMAGES)
     torch.testing.assert_close(out, logits(net), atol=1e-5, rtol=0)
     assert out.shape == (5, 4) and not out[:, 1].any()
 
@@ -134,7 +133,7 @@ def test_batchnorm_keeps_every_bit(affine):
     norm1d = nn.BatchNorm1d(4)
     norm1d.running_mean.normal_()
     net = nn.Sequential(norm, nn.Conv2d(3, 4, 8), nn.Flatten(), norm1d).eval()
-    assert torch.equal(load_engine(to_packed(net, floats, INPUT))(IMAGES), logits(net))
+    assert torch.equal(ReferenceEngine(to_packed(net, floats, INPUT))(IMAGES), logits(net))
 
 
 @pytest.mark.parametrize("per_filter", [False, True])
@@ -153,7 +152,7 @@ def test_weights_are_exactly_scale_times_codes(per_filter, two_signs):
     layer = packed.layers()["2"].codes
     assert layer.codes.dtype == np.int16 and layer.scale.shape == ((len(layer.rows),) if per_filter else ())
     assert np.array_equal(layer.weight(), weight.numpy()[np.ix_(layer.rows, layer.cols)])
-    torch.testing.assert_close(load_engine(packed)(IMAGES), logits(net), atol=1e-3, rtol=1e-5)
+    torch.testing.assert_close(ReferenceEngine(packed)(IMAGES), logits(net), atol=1e-3, rtol=1e-5)
 
 
 def test_codes_that_are_not_the_weight_are_refused_by_name():
@@ -178,7 +177,7 @@ def test_equal_fan_in_becomes_a_gather(seed, ternary):
     assert layer.codes.shape == (9, 5, 3, 3) and set(np.unique(layer.codes)) == ({-1, 0, 1} if ternary else {-1, 1})
     assert [row.nonzero().flatten().tolist() for row in mask] == layer.gather.tolist()
     assert np.array_equal(layer.weight(), net[3].weight.detach().numpy())
-    assert torch.equal(load_engine(packed)(IMAGES), logits(net))
+    assert torch.equal(ReferenceEngine(packed)(IMAGES), logits(net))
 
 
 @pytest.mark.parametrize("name", ["bireal", "binary_chain"])
@@ -201,12 +200,12 @@ def test_accumulators_are_the_exact_integer_sums(name):
 def test_sign_of_zero_is_plus_one():
     net = nn.Sequential(Sign(), nn.Conv2d(3, 2, 8, bias=False), nn.Flatten()).eval()
     zeros = torch.zeros(1, *INPUT)
-    out = load_engine(to_packed(net, floats, INPUT))(zeros)
+    out = ReferenceEngine(to_packed(net, floats, INPUT))(zeros)
     torch.testing.assert_close(out[0], net[1].weight.detach().sum((1, 2, 3)))
 
 
 def test_images_of_another_shape_are_refused():
-    engine = load_engine(to_packed(build("chain", 0), floats, INPUT))
+    engine = ReferenceEngine(to_packed(build("chain", 0), floats, INPUT))
     with pytest.raises(ValueError, match=r"images of shape \[2, 1, 8, 8\], expected \[N, 3, 8, 8\]"):
         engine(torch.zeros(2, 1, 8, 8))
 
@@ -219,4 +218,4 @@ def test_a_packed_model_does_not_depend_on_training_mode_or_share_memory():
     with torch.no_grad():
         for parameter in net.parameters():
             parameter.zero_()
-    assert torch.equal(load_engine(packed)(IMAGES), expected)
+    assert torch.equal(ReferenceEngine(packed)(IMAGES), expected)
