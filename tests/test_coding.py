@@ -225,7 +225,7 @@ def test_data_end_where_the_symbols_end(coder):
     codes = ternary(0.5, (8, 4, 3, 3))
     data = encode_codes([codes])
     for wrong in (data + b"\0", data + b"x", data[:-5], data[:10], b""):
-        with pytest.raises(ValueError, match="coded data|kind"):
+        with pytest.raises(ValueError, match=r"coded data|kind"):
             decode_codes(wrong, [codes.shape])
     with pytest.raises(ValueError, match="coded data"):
         decode_codes(data, [(8, 3, 3, 3)])
