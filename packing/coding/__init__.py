@@ -6,8 +6,8 @@
     split_irregular / join_irregular   a sparse float layer as signs (for encode_codes) and magnitudes (encode_fields)
 
 No stream says how many numbers it holds: the caller knows, and bounds what a file may claim. Every decoder takes time
-proportional to that count, reads zeros behind the data's end, and raises ValueError unless the data are exactly what
-the encoder makes of the result.
+proportional to that count at most, stops where damaged data run out, and raises ValueError unless the data are exactly
+what the encoder makes of the result.
 
 The compiled coder is used where it was built; the Python beside it is its specification and reads the same bits.
 """

@@ -47,15 +47,15 @@ class Encoder:
         return bit
 
     def finish(self) -> bytes:
-        """The shortest data whose continuation by zeros lies in the interval; it never ends with a zero byte."""
-        return (bytes(self.out) + shortest_between(self.low, self.high)).rstrip(b"\0")
+        """The shortest data that, read with zeros behind them, lie in the interval."""
+        return bytes(self.out) + _last_bytes(self.low, self.high)
 
 
 class Decoder:
-    """Bytes to bits. Behind the end of the data it reads zeros, so every sequence of `code` calls ends."""
+    """Bytes to bits. ValueError as soon as the bits need more bytes than there are: no damage makes it run on."""
 
     def __init__(self, data: bytes) -> None:
-        self.low, self.high, self.data, self.position = 0, _MASK, data, 4
+        self.low, self.high, self.data, self.passed = 0, _MASK, data, 0
         self.value = int.from_bytes(data[:4].ljust(4, b"\0"), "big")
 
     def code(self, bit: int, p1: int) -> int:
@@ -67,21 +67,21 @@ class Decoder:
         else:
             self.low = middle + 1
         while not (self.low ^ self.high) >> 24:
-            byte = self.data[self.position] if self.position < len(self.data) else 0
-            self.position += 1
+            self.passed += 1
+            if self.passed > len(self.data):
+                raise ValueError(f"{len(self.data)} bytes of coded data end before their symbols")
+            byte = self.data[self.passed + 3] if self.passed + 3 < len(self.data) else 0
             self.low, self.high = self.low << 8 & _MASK, self.high << 8 & _MASK | 255
             self.value = self.value << 8 & _MASK | byte
         return bit
 
     def finish(self) -> None:
         """ValueError unless the data are exactly what an encoder makes of the bits that were decoded."""
-        passed = self.position - 4
-        rest = shortest_between(self.low, self.high).rstrip(b"\0")
-        if self.data[passed:] != rest or (not rest and self.data[-1:] == b"\0"):
+        if self.data[self.passed :] != _last_bytes(self.low, self.high):
             raise ValueError(f"{len(self.data)} bytes of coded data do not end where their symbols end")
 
 
-def shortest_between(low: int, high: int) -> bytes:
+def _last_bytes(low: int, high: int) -> bytes:
     """The fewest leading bytes of a 32-bit number in [low, high] whose other bytes are zero."""
     for kept in range(5):
         rest = _MASK >> 8 * kept

@@ -29,17 +29,12 @@ inline uint32_t updated(uint32_t slot, int bit) {
 }
 
 // The fewest leading bytes of a 32-bit number in [low, high] whose other bytes are zero.
-inline std::string shortest_between(uint32_t low, uint32_t high) {
+inline std::string last_bytes(uint32_t low, uint32_t high) {
     int kept = 0;
     uint64_t number = 0, rest = 0xFFFFFFFF;
     while ((number = (low + rest) & ~rest) > high) rest = 0xFFFFFFFFull >> 8 * ++kept;
     std::string bytes;
     for (int k = 0; k < kept; ++k) bytes += char(number >> (24 - 8 * k));
-    return bytes;
-}
-
-inline std::string without_last_zeros(std::string bytes) {
-    bytes.resize(bytes.find_last_not_of('\0') + 1);
     return bytes;
 }
 
@@ -74,34 +69,37 @@ class Encoder : Interval {
         return bit;
     }
 
-    std::string finish() const { return without_last_zeros(out + shortest_between(low, high)); }
+    std::string finish() const { return out + last_bytes(low, high); }
 };
 
 class Decoder : Interval {
     const std::string& data;
-    size_t position = 0;
+    size_t passed = 0;
     uint32_t value = 0;
 
-    void read() { value = value << 8 | (position < data.size() ? uint8_t(data[position]) : 0), ++position; }
+    void read(size_t position) { value = value << 8 | (position < data.size() ? uint8_t(data[position]) : 0); }
 
    public:
     explicit Decoder(const std::string& data) : data(data) {
-        for (int k = 0; k < 4; ++k) read();
+        for (size_t position = 0; position < 4; ++position) read(position);
     }
 
+    // Throws as soon as the bits need more bytes than there are.
     int code(int, uint32_t p1) {
         const uint32_t cut = middle(p1);
         const int bit = value <= cut;
-        narrow(bit, cut, [this](uint8_t) { read(); });
+        narrow(bit, cut, [this](uint8_t) {
+            if (++passed > data.size())
+                throw std::invalid_argument(std::to_string(data.size()) +
+                                            " bytes of coded data end before their symbols");
+            read(passed + 3);
+        });
         return bit;
     }
 
     // Throws unless the data are exactly what an encoder makes of the bits that were decoded.
     void finish() const {
-        const size_t passed = position - 4;
-        const std::string rest = without_last_zeros(shortest_between(low, high));
-        const std::string left = passed < data.size() ? data.substr(passed) : "";
-        if (left != rest || (rest.empty() && !data.empty() && data.back() == 0))
+        if (data.compare(passed, std::string::npos, last_bytes(low, high)) != 0)
             throw std::invalid_argument(std::to_string(data.size()) +
                                         " bytes of coded data do not end where their symbols end");
     }

@@ -8,16 +8,27 @@
 
 namespace sparsign {
 
+struct Counts {
+    uint32_t zeros = 0, ones = 0;
+
+    uint32_t probability() const { return std::clamp<uint32_t>((2 * ones + 1) * HALF / (zeros + ones + 1), 1, 65535); }
+
+    void count(int bit) {
+        ++(bit ? ones : zeros);
+        if (zeros + ones == 1 << 16) zeros >>= 1, ones >>= 1;
+    }
+};
+
 // Codes bits [shift, shift + width) of every number in place: an encoder reads them, a decoder fills them in.
 template <class Coder>
 void code_field(Coder& coder, uint32_t* numbers, size_t count, int shift, int width, bool modelled) {
     modelled = coder.code(modelled, HALF);
-    std::vector<uint32_t> tree(size_t(1) << width, SLOT_HALF);
+    std::vector<Counts> tree(size_t(1) << width);
     for (size_t k = 0; k < count; ++k) {
         uint32_t node = 1;
         for (int b = shift + width - 1; b >= shift; --b) {
-            const int bit = coder.code(numbers[k] >> b & 1, modelled ? probability(tree[node]) : HALF);
-            tree[node] = updated(tree[node], bit);
+            const int bit = coder.code(numbers[k] >> b & 1, modelled ? tree[node].probability() : HALF);
+            tree[node].count(bit);
             node = node << 1 | uint32_t(bit);
         }
         numbers[k] |= (node ^ 1u << width) << shift;

@@ -1,0 +1,146 @@
+// AVX-512 with VPOPCNTDQ: a zmm holds the same 64 channels of 8 filters, a pixel's word is broadcast, and the counts of 8
+// filters stay in their lanes: no horizontal sums.
+#include <immintrin.h>
+
+#include "program.h"
+
+namespace sparsign {
+namespace {
+
+inline float multiply_add(float a, float b, float c) { return __builtin_fmaf(a, b, c); }
+
+inline uint32_t sign_bits16(const float* x) {
+  return uint32_t(_mm512_cmp_ps_mask(_mm512_loadu_ps(x), _mm512_setzero_ps(), _CMP_GE_OQ));
+}
+
+#include "words.inl"
+
+// Weights [oc / 32][tap][word][plane][32 filters].
+struct Bits : Words {
+  using Count = int32_t;
+  static constexpr int PIXELS = 4;
+  static constexpr int HALF = 32;
+
+  static size_t bytes(const Conv& c) {
+    return sizeof(uint64_t) * round_up(c.oc, HALF) * c.planes * c.kh * c.kw * words(c);
+  }
+
+  static void pack(const Conv& c, const int8_t* codes, void* packed) {
+    uint64_t* out = static_cast<uint64_t*>(packed);
+    for (int half = 0; half < c.oc; half += HALF)
+      for (int t = 0; t < c.kh * c.kw; ++t)
+        for (int k = 0; k < words(c); ++k)
+          for (int plane = 0; plane < c.planes; ++plane)
+            for (int j = 0; j < HALF; ++j) *out++ = weight_word(c, codes, half + j, plane, t, k);
+  }
+
+  template <int P, int PLANES>
+  static void count_tile(const Conv& c, const uint8_t* in, const int32_t* origin, int pixels, const uint64_t* w,
+                         Count counts[][BLOCK]) {
+    constexpr int F = HALF / 8;
+    const int n = words(c);
+    const uint64_t* x[P];
+    for (int p = 0; p < P; ++p)
+      x[p] = reinterpret_cast<const uint64_t*>(in) + size_t(origin[least(p, pixels - 1)]) * n;
+    __m512i sums[P][F];
+    for (int p = 0; p < P; ++p)
+      for (int f = 0; f < F; ++f) sums[p][f] = _mm512_setzero_si512();
+    for (int ky = 0; ky < c.kh; ++ky)
+      for (int kx = 0; kx < c.kw; ++kx) {
+        const ptrdiff_t tap = (ptrdiff_t(ky) * c.dh * c.wp + ptrdiff_t(kx) * c.dw) * n;
+        for (int k = 0; k < n; ++k)
+          for (int plane = 0; plane < PLANES; ++plane, w += HALF) {
+            __m512i weights[F];
+            for (int f = 0; f < F; ++f) weights[f] = _mm512_load_si512(w + 8 * f);
+            for (int p = 0; p < P; ++p) {
+              const __m512i word = _mm512_set1_epi64(static_cast<long long>(x[p][tap + k]));
+              for (int f = 0; f < F; ++f)
+                sums[p][f] =
+                    _mm512_add_epi64(sums[p][f], _mm512_popcnt_epi64(_mm512_xor_si512(word, weights[f])));
+            }
+          }
+      }
+    for (int p = 0; p < P; ++p)
+      for (int f = 0; f < F; ++f)
+        _mm256_store_si256(reinterpret_cast<__m256i*>(counts[p] + 8 * f), _mm512_cvtepi64_epi32(sums[p][f]));
+  }
+
+  static void count(const Conv& c, const uint8_t* in, int first, int pixels, int block, int channels,
+                    Count counts[][BLOCK]) {
+    const size_t filter = size_t(c.kh) * c.kw * words(c) * c.planes;
+    for (int half = 0; half < channels; half += HALF) {
+      const uint64_t* w = static_cast<const uint64_t*>(c.weights) + (block + half) * filter;
+      Count(*to)[BLOCK] = reinterpret_cast<Count(*)[BLOCK]>(counts[0] + half);
+      const int32_t* origin = c.origin + first;
+      if (pixels == 1)
+        c.planes == 1 ? count_tile<1, 1>(c, in, origin, pixels, w, to) : count_tile<1, 2>(c, in, origin, pixels, w, to);
+      else
+        c.planes == 1 ? count_tile<4, 1>(c, in, origin, pixels, w, to) : count_tile<4, 2>(c, in, origin, pixels, w, to);
+    }
+  }
+};
+
+// P pixels x F registers of 16 outputs in 24 or fewer accumulators.
+struct Floats {
+  static constexpr int PIXELS = 6;
+
+  template <int P, int F>
+  static void multiply_tile(const Conv& c, const float* in, int ld, int inputs, const int32_t* origin,
+                            const float* weights, Tile& tile, int column) {
+    const size_t stride = size_t(c.kh) * c.kw * inputs * 16;
+    __m512 sums[P][F];
+    for (int p = 0; p < P; ++p)
+      for (int f = 0; f < F; ++f) sums[p][f] = _mm512_setzero_ps();
+    const float* w = weights;
+    for (int ky = 0; ky < c.kh; ++ky)
+      for (int kx = 0; kx < c.kw; ++kx) {
+        const float* x[P];
+        for (int p = 0; p < P; ++p)
+          x[p] = in + (size_t(origin[p]) + size_t(ky) * c.dh * c.wp + size_t(kx) * c.dw) * ld;
+        for (int k = 0; k < inputs; ++k, w += 16) {
+          __m512 row[F];
+          for (int f = 0; f < F; ++f) row[f] = _mm512_load_ps(w + stride * f);
+          for (int p = 0; p < P; ++p) {
+            const __m512 value = _mm512_set1_ps(x[p][k]);
+            for (int f = 0; f < F; ++f) sums[p][f] = _mm512_fmadd_ps(value, row[f], sums[p][f]);
+          }
+        }
+      }
+    for (int p = 0; p < P; ++p)
+      for (int f = 0; f < F; ++f) _mm512_store_ps(tile.v[p] + (column + f) * 16, sums[p][f]);
+  }
+
+  template <int P>
+  static void multiply_row(const Conv& c, const float* in, int ld, int inputs, const int32_t* origin,
+                           const float* weights, int columns, Tile& tile) {
+    const size_t stride = size_t(c.kh) * c.kw * inputs * 16;
+    int column = 0;
+    for (; column + 4 <= columns; column += 4)
+      multiply_tile<P, 4>(c, in, ld, inputs, origin, weights + stride * column, tile, column);
+    for (; column < columns; ++column)
+      multiply_tile<P, 1>(c, in, ld, inputs, origin, weights + stride * column, tile, column);
+  }
+
+  static void multiply(const Conv& c, const float* in, int ld, int inputs, int first, int pixels, const float* weights,
+                       int columns, Tile& tile) {
+    const int32_t* origin = c.origin + first;
+    switch (pixels) {
+      case 1: return multiply_row<1>(c, in, ld, inputs, origin, weights, columns, tile);
+      case 2: return multiply_row<2>(c, in, ld, inputs, origin, weights, columns, tile);
+      case 3: return multiply_row<3>(c, in, ld, inputs, origin, weights, columns, tile);
+      case 4: return multiply_row<4>(c, in, ld, inputs, origin, weights, columns, tile);
+      case 5: return multiply_row<5>(c, in, ld, inputs, origin, weights, columns, tile);
+      default: return multiply_row<6>(c, in, ld, inputs, origin, weights, columns, tile);
+    }
+  }
+};
+
+#include "steps.inl"
+
+const Isa isa = {"avx512", Bits::bytes, Bits::scratch, Bits::pack, float_bytes, float_scratch, pack_float, run};
+
+}  // namespace
+
+const Isa* isa_avx512() { return &isa; }
+
+}  // namespace sparsign

@@ -1,0 +1,88 @@
+// The portable path: plain C++ for any CPU, and what the others are checked against.
+#include "program.h"
+
+namespace sparsign {
+namespace {
+
+inline float multiply_add(float a, float b, float c) {
+#if defined(__FMA__) || defined(__ARM_FEATURE_FMA)
+  return __builtin_fmaf(a, b, c);
+#else
+  return a * b + c;
+#endif
+}
+
+inline uint32_t sign_bits16(const float* x) {
+  uint32_t bits = 0;
+  for (int i = 0; i < 16; ++i) bits |= uint32_t(x[i] >= 0) << i;
+  return bits;
+}
+
+// Words of 64 channels: popcount(activations ^ weights). Weights [oc][plane][tap][words].
+#include "words.inl"
+
+struct Bits : Words {
+  using Count = int32_t;
+  static constexpr int PIXELS = 4;
+
+  static size_t bytes(const Conv& c) { return sizeof(uint64_t) * c.oc * c.planes * c.kh * c.kw * words(c); }
+
+  static void pack(const Conv& c, const int8_t* codes, void* packed) {
+    uint64_t* out = static_cast<uint64_t*>(packed);
+    for (int o = 0; o < c.oc; ++o)
+      for (int plane = 0; plane < c.planes; ++plane)
+        for (int t = 0; t < c.kh * c.kw; ++t)
+          for (int k = 0; k < words(c); ++k) *out++ = weight_word(c, codes, o, plane, t, k);
+  }
+
+  static void count(const Conv& c, const uint8_t* in, int first, int pixels, int block, int channels,
+                    Count counts[][BLOCK]) {
+    const int n = words(c), taps = c.kh * c.kw;
+    const uint64_t* weights = static_cast<const uint64_t*>(c.weights) + size_t(block) * c.planes * taps * n;
+    for (int p = 0; p < pixels; ++p) {
+      const uint64_t* x = reinterpret_cast<const uint64_t*>(in) + size_t(c.origin[first + p]) * n;
+      const uint64_t* w = weights;
+      for (int j = 0; j < channels; ++j) {
+        int sum = 0;
+        for (int plane = 0; plane < c.planes; ++plane)
+          for (int ky = 0; ky < c.kh; ++ky)
+            for (int kx = 0; kx < c.kw; ++kx, w += n) {
+              const uint64_t* a = x + (size_t(ky) * c.dh * c.wp + size_t(kx) * c.dw) * n;
+              for (int k = 0; k < n; ++k) sum += __builtin_popcountll(a[k] ^ w[k]);
+            }
+        counts[p][j] = sum;
+      }
+      for (int j = channels; j < BLOCK; ++j) counts[p][j] = 0;
+    }
+  }
+};
+
+struct Floats {
+  static constexpr int PIXELS = 4;
+
+  static void multiply(const Conv& c, const float* in, int ld, int inputs, int first, int pixels, const float* weights,
+                       int columns, Tile& tile) {
+    for (int p = 0; p < pixels; ++p)
+      for (int column = 0; column < columns; ++column) {
+        float sum[16] = {};
+        const float* w = weights + size_t(column) * c.kh * c.kw * inputs * 16;
+        for (int ky = 0; ky < c.kh; ++ky)
+          for (int kx = 0; kx < c.kw; ++kx) {
+            const float* x = in + (size_t(c.origin[first + p]) + size_t(ky) * c.dh * c.wp + size_t(kx) * c.dw) * ld;
+            for (int k = 0; k < inputs; ++k, w += 16)
+              for (int j = 0; j < 16; ++j) sum[j] = multiply_add(x[k], w[j], sum[j]);
+          }
+        for (int j = 0; j < 16; ++j) tile.v[p][column * 16 + j] = sum[j];
+      }
+  }
+};
+
+#include "steps.inl"
+
+const Isa isa = {"generic", Bits::bytes, Bits::scratch, Bits::pack, float_bytes, float_scratch, pack_float, run};
+
+}  // namespace
+
+const Isa* isa_generic() { return &isa; }
+
+}  // namespace sparsign

@@ -1,0 +1,124 @@
+// What a lowered network is made of, as plain data. The executor of every instruction set includes this and nothing of
+// the standard library: an inline function of the library compiled with AVX could be the copy that the linker keeps
+// for all, and would then crash on a CPU without AVX.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+namespace sparsign {
+
+constexpr int BLOCK = 64;     // output channels that a tile holds: one 64-bit word of signs
+constexpr int LANES = 16;     // float channels are padded to a multiple of this
+constexpr int MAX_TILE = 8;   // most pixels of a tile
+constexpr int MAX_SOURCES = 8;  // most operands of a gather
+
+static inline int round_up(int n, int to) { return (n + to - 1) / to * to; }
+static inline int least(int a, int b) { return a < b ? a : b; }
+
+// Up to MAX_TILE neighbouring output pixels x BLOCK output channels: what steps make, and what chains work on.
+struct alignas(64) Tile {
+  float v[MAX_TILE][BLOCK];
+};
+
+// An activation of one image: float [h][w][ld] or signs as bits [h][w][ld words of 64 channels], bit 1 for +1.
+// Bits of channels that do not exist are 0; lanes of floats that do not exist hold anything.
+struct Value {
+  bool bits;
+  int h, w, c, ld;
+  size_t bytes;
+  size_t offset;  // in the arena of one image
+};
+
+// What happens to the outputs of a step while they are in the first-level cache, in order.
+struct Op {
+  enum Kind { AFFINE, SCALE, SHIFT, CLAMP, ADD, SIGNUM, STORE, SIGN } kind;
+  const float* a;  // AFFINE: a x + b; SCALE: a x; SHIFT: x + b; one value per channel
+  const float* b;
+  float low, high;  // CLAMP
+  int value;        // ADD: what is added; STORE, SIGN: where to
+};
+
+struct Chain {
+  const Op* ops;
+  int count;
+};
+
+// Convolution of an image, or a linear layer (1x1 pixels). Sizes fit: `Program` checked them.
+struct Conv {
+  int in, h, w, c;  // value id and shape of the input, channels of all groups
+  int oh, ow, oc;
+  int kh, kw, sh, sw, ph, pw, dh, dw, groups;
+  int hp, wp;             // size of the input with its border: h + 2 ph, w + 2 pw
+  const int32_t* origin;  // [oh * ow]: pixel of the bordered input under the kernel's first tap
+  const void* weights;    // packed by the instruction set
+  // Signs only. Sum over +-1 = base[kind[pixel]][channel] - multiplier * mismatches.
+  int planes, multiplier;
+  const uint16_t* kind;  // [oh * ow]: which taps of the kernel lie in the image
+  const int32_t* base;   // [kinds][channels rounded up to BLOCK]
+};
+
+struct Pool {
+  enum Kind { MAX, AVERAGE } kind;
+  int in, h, w, c, oh, ow;
+  int kh, kw, sh, sw, ph, pw, dh, dw;
+  bool count_pad;
+};
+
+// output[pixel][c] = sum over sources of source[pixel * stride][map[c]], nothing where the map says -1.
+struct Gather {
+  struct Source {
+    int in, stride;
+    const int32_t* map;  // nullptr: channel c is channel c
+  } sources[MAX_SOURCES];
+  int count;
+  int oh, ow, oc;
+};
+
+struct Flatten {
+  int in, h, w, c;
+};
+
+struct Step {
+  enum Kind { CONV_BITS, CONV_FLOAT, DEPTHWISE, SPARSE, POOL, GATHER, FLATTEN } kind;
+  Conv conv;
+  Pool pool;
+  Gather gather;
+  Flatten flatten;
+  Chain chain;
+};
+
+// What a step works on: `images` images at once, each with an arena of its own.
+struct Frame {
+  const Value* values;
+  uint8_t* arena;
+  size_t arena_stride;
+  int images;
+  uint8_t* scratch;
+
+  template <class T>
+  T* at(int value, int image) const {
+    return reinterpret_cast<T*>(arena + arena_stride * size_t(image) + values[value].offset);
+  }
+};
+
+// One instruction set: how weights are laid out for it, and how a step runs on it.
+struct Isa {
+  const char* name;
+  // Bytes of `pack_bits` output and of the scratch that a convolution over signs needs.
+  size_t (*bits_bytes)(const Conv&);
+  size_t (*bits_scratch)(const Conv&);
+  // codes: -1, 0 or 1 [oc][c][kh * kw].
+  void (*pack_bits)(const Conv&, const int8_t* codes, void* packed);
+  size_t (*float_bytes)(const Conv&);
+  size_t (*float_scratch)(const Conv&);
+  // weight: [oc][c / groups][kh * kw].
+  void (*pack_float)(const Conv&, const float* weight, void* packed);
+  void (*run)(const Step&, const Frame&);
+};
+
+const Isa* isa_generic();
+const Isa* isa_avx2();
+const Isa* isa_avx512();
+
+}  // namespace sparsign

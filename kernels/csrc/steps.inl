@@ -1,0 +1,312 @@
+// The steps of a program, compiled once per instruction set. The including file has defined, in the same unnamed
+// namespace: `sign_bits16`, the `Bits` kernel of convolutions over signs and the `Floats` kernel of those over floats.
+//
+// Every step makes tiles, in the first-level cache, and hands them to `finish`.
+
+template <class F>
+inline void each16(Tile& tile, int pixels, int lanes, F f) {
+  for (int p = 0; p < pixels; ++p)
+    for (int j = 0; j < lanes; j += 16) f(tile.v[p] + j, p, j);
+}
+
+// The chain on a tile: pixels first .. first + pixels, channels block .. block + channels of one image.
+inline void finish(const Chain& chain, const Frame& f, int image, Tile& tile, int first, int pixels, int block,
+                   int channels) {
+  const int lanes = round_up(channels, 16);
+  for (const Op* op = chain.ops; op != chain.ops + chain.count; ++op) {
+    const float *a = op->a + block, *b = op->b + block;
+    switch (op->kind) {
+      case Op::AFFINE:
+        each16(tile, pixels, lanes, [=](float* x, int, int j) {
+          for (int i = 0; i < 16; ++i) x[i] = multiply_add(x[i], a[j + i], b[j + i]);
+        });
+        break;
+      case Op::SCALE:
+        each16(tile, pixels, lanes, [=](float* x, int, int j) {
+          for (int i = 0; i < 16; ++i) x[i] *= a[j + i];
+        });
+        break;
+      case Op::SHIFT:
+        each16(tile, pixels, lanes, [=](float* x, int, int j) {
+          for (int i = 0; i < 16; ++i) x[i] += b[j + i];
+        });
+        break;
+      case Op::CLAMP: {
+        const float low = op->low, high = op->high;
+        each16(tile, pixels, lanes, [=](float* x, int, int) {
+          for (int i = 0; i < 16; ++i) {
+            const float y = x[i] < low ? low : x[i];
+            x[i] = y > high ? high : y;
+          }
+        });
+        break;
+      }
+      case Op::ADD: {
+        const int ld = f.values[op->value].ld;
+        const float* other = f.at<float>(op->value, image) + size_t(first) * ld + block;
+        each16(tile, pixels, lanes, [=](float* x, int p, int j) {
+          const float* y = other + size_t(p) * ld + j;
+          for (int i = 0; i < 16; ++i) x[i] += y[i];
+        });
+        break;
+      }
+      case Op::SIGNUM:
+        each16(tile, pixels, lanes, [](float* x, int, int) {
+          for (int i = 0; i < 16; ++i) x[i] = x[i] >= 0 ? 1.0f : -1.0f;
+        });
+        break;
+      case Op::STORE: {
+        const int ld = f.values[op->value].ld;
+        float* out = f.at<float>(op->value, image) + size_t(first) * ld + block;
+        for (int p = 0; p < pixels; ++p, out += ld) {
+          int j = 0;
+          for (; j + 16 <= channels; j += 16)
+            for (int i = 0; i < 16; ++i) out[j + i] = tile.v[p][j + i];
+          for (; j < channels; ++j) out[j] = tile.v[p][j];
+        }
+        break;
+      }
+      case Op::SIGN: {
+        const int ld = f.values[op->value].ld;
+        uint64_t* out = f.at<uint64_t>(op->value, image) + size_t(first) * ld + block / BLOCK;
+        for (int p = 0; p < pixels; ++p, out += ld) {
+          uint64_t word = 0;
+          for (int j = 0; j < lanes; j += 16) word |= uint64_t(sign_bits16(tile.v[p] + j)) << j;
+          *out = channels < 64 ? word & ((uint64_t(1) << channels) - 1) : word;
+        }
+        break;
+      }
+    }
+  }
+}
+
+// Signs: mismatches between weight and activation bits are counted by `Bits`, borders are corrected by `base`.
+void conv_bits(const Step& step, const Frame& f) {
+  const Conv& c = step.conv;
+  const int pixels = c.oh * c.ow, blocks = round_up(c.oc, BLOCK);
+  const size_t bordered = Bits::image_bytes(c);
+  for (int image = 0; image < f.images; ++image)
+    Bits::expand(c, f.at<uint64_t>(c.in, image), f.values[c.in].ld, f.scratch + bordered * size_t(image));
+  Tile tile;
+  alignas(64) Bits::Count counts[MAX_TILE][BLOCK] = {};
+  const float multiplier = float(c.multiplier);
+  for (int block = 0; block < c.oc; block += BLOCK) {
+    const int channels = least(BLOCK, c.oc - block);
+    for (int image = 0; image < f.images; ++image) {
+      const uint8_t* in = f.scratch + bordered * size_t(image);
+      for (int first = 0; first < pixels; first += Bits::PIXELS) {
+        const int count = least(Bits::PIXELS, pixels - first);
+        Bits::count(c, in, first, count, block, channels, counts);
+        for (int p = 0; p < count; ++p) {
+          const int32_t* base = c.base + size_t(c.kind[first + p]) * blocks + block;
+          for (int j = 0; j < BLOCK; ++j) tile.v[p][j] = float(base[j]) - multiplier * float(counts[p][j]);
+        }
+        finish(step.chain, f, image, tile, first, count, block, channels);
+      }
+    }
+  }
+}
+
+// fp32 input with a border of zeros, channels without padding: [hp][wp][c].
+inline void add_border(const Conv& c, const float* in, int ld, float* out) {
+  const size_t row = size_t(c.wp) * c.c;
+  for (size_t i = 0; i < row * size_t(c.hp); ++i) out[i] = 0;
+  for (int y = 0; y < c.h; ++y)
+    for (int x = 0; x < c.w; ++x) {
+      const float* from = in + (size_t(y) * c.w + x) * ld;
+      float* to = out + size_t(y + c.ph) * row + size_t(x + c.pw) * c.c;
+      for (int k = 0; k < c.c; ++k) to[k] = from[k];
+    }
+}
+
+inline bool needs_border(const Conv& c) { return c.ph || c.pw; }
+
+// Where the input of a float convolution lies: in the arena, or copied with a border into the scratch.
+struct FloatInput {
+  const float* data;
+  int ld;
+};
+
+inline FloatInput float_input(const Conv& c, const Frame& f, int image) {
+  const float* in = f.at<float>(c.in, image);
+  const int ld = f.values[c.in].ld;
+  if (!needs_border(c)) return {in, ld};
+  float* bordered = reinterpret_cast<float*>(f.scratch);
+  add_border(c, in, ld, bordered);
+  return {bordered, c.c};
+}
+
+void conv_float(const Step& step, const Frame& f) {
+  const Conv& c = step.conv;
+  const int pixels = c.oh * c.ow, inputs = c.c / c.groups, outputs = c.oc / c.groups;
+  const size_t column = size_t(inputs) * c.kh * c.kw * 16;  // packed weights of 16 outputs
+  Tile tile;
+  for (int image = 0; image < f.images; ++image) {
+    const FloatInput in = float_input(c, f, image);
+    for (int group = 0; group < c.groups; ++group) {
+      const float* weights = static_cast<const float*>(c.weights) + column * (round_up(outputs, 16) / 16) * group;
+      for (int block = 0; block < outputs; block += BLOCK) {
+        const int channels = least(BLOCK, outputs - block);
+        for (int first = 0; first < pixels; first += Floats::PIXELS) {
+          const int count = least(Floats::PIXELS, pixels - first);
+          Floats::multiply(c, in.data + group * inputs, in.ld, inputs, first, count,
+                           weights + column * (block / 16), round_up(channels, 16) / 16, tile);
+          finish(step.chain, f, image, tile, first, count, group * outputs + block, channels);
+        }
+      }
+    }
+  }
+}
+
+// One filter per channel; weights [kh * kw][channels rounded up to BLOCK].
+void depthwise(const Step& step, const Frame& f) {
+  const Conv& c = step.conv;
+  const int pixels = c.oh * c.ow, ldw = round_up(c.c, BLOCK);
+  Tile tile;
+  for (int image = 0; image < f.images; ++image) {
+    const FloatInput in = float_input(c, f, image);
+    for (int block = 0; block < c.c; block += BLOCK) {
+      const int channels = least(BLOCK, c.c - block);
+      for (int first = 0; first < pixels; first += MAX_TILE) {
+        const int count = least(MAX_TILE, pixels - first);
+        for (int p = 0; p < count; ++p) {
+          for (int j = 0; j < BLOCK; ++j) tile.v[p][j] = 0;
+          const float* w = static_cast<const float*>(c.weights) + block;
+          for (int ky = 0; ky < c.kh; ++ky)
+            for (int kx = 0; kx < c.kw; ++kx, w += ldw) {
+              const size_t pixel = size_t(c.origin[first + p]) + size_t(ky) * c.dh * c.wp + size_t(kx) * c.dw;
+              const float* x = in.data + pixel * in.ld + block;
+              for (int j = 0; j < channels; ++j) tile.v[p][j] = multiply_add(x[j], w[j], tile.v[p][j]);
+            }
+        }
+        finish(step.chain, f, image, tile, first, count, block, channels);
+      }
+    }
+  }
+}
+
+void pool(const Step& step, const Frame& f) {
+  const Pool& s = step.pool;
+  const int ld = f.values[s.in].ld;
+  Tile tile;
+  for (int image = 0; image < f.images; ++image) {
+    const float* in = f.at<float>(s.in, image);
+    for (int pixel = 0; pixel < s.oh * s.ow; ++pixel) {
+      const int top = pixel / s.ow * s.sh - s.ph, left = pixel % s.ow * s.sw - s.pw;
+      for (int block = 0; block < s.c; block += BLOCK) {
+        const int channels = least(BLOCK, s.c - block), lanes = round_up(channels, 16);
+        float* out = tile.v[0];
+        for (int j = 0; j < lanes; ++j) out[j] = s.kind == Pool::MAX ? -__builtin_inff() : 0.0f;
+        int inside = 0;
+        for (int ky = 0; ky < s.kh; ++ky) {
+          const int y = top + ky * s.dh;
+          if (y < 0 || y >= s.h) continue;
+          for (int kx = 0; kx < s.kw; ++kx) {
+            const int x = left + kx * s.dw;
+            if (x < 0 || x >= s.w) continue;
+            ++inside;
+            const float* from = in + (size_t(y) * s.w + x) * ld + block;
+            if (s.kind == Pool::MAX)
+              for (int j = 0; j < lanes; ++j) out[j] = from[j] > out[j] ? from[j] : out[j];
+            else
+              for (int j = 0; j < lanes; ++j) out[j] += from[j];
+          }
+        }
+        if (s.kind == Pool::AVERAGE) {
+          if (s.count_pad)  // torch counts the border that padding made, not what rounding up added beyond it
+            inside = (least(top + s.kh, s.h + s.ph) - top) * (least(left + s.kw, s.w + s.pw) - left);
+          for (int j = 0; j < lanes; ++j) out[j] /= float(inside);
+        }
+        finish(step.chain, f, image, tile, pixel, 1, block, channels);
+      }
+    }
+  }
+}
+
+void gather(const Step& step, const Frame& f) {
+  const Gather& g = step.gather;
+  Tile tile;
+  for (int image = 0; image < f.images; ++image)
+    for (int pixel = 0; pixel < g.oh * g.ow; ++pixel) {
+      const int y = pixel / g.ow, x = pixel % g.ow;
+      for (int block = 0; block < g.oc; block += BLOCK) {
+        const int channels = least(BLOCK, g.oc - block);
+        float* out = tile.v[0];
+        for (int j = 0; j < BLOCK; ++j) out[j] = 0;
+        for (int s = 0; s < g.count; ++s) {
+          const Gather::Source& source = g.sources[s];
+          const Value& v = f.values[source.in];
+          const size_t from = (size_t(y) * source.stride * v.w + size_t(x) * source.stride) * v.ld;
+          const int32_t* map = source.map ? source.map + block : nullptr;
+          if (v.bits) {
+            const uint64_t* bits = f.at<uint64_t>(source.in, image) + from;
+            for (int j = 0; j < channels; ++j) {
+              const int c = map ? map[j] : block + j;
+              if (c >= 0) out[j] += (bits[c / 64] >> (c % 64) & 1) ? 1.0f : -1.0f;
+            }
+          } else if (map) {
+            const float* data = f.at<float>(source.in, image) + from;
+            for (int j = 0; j < channels; ++j)
+              if (map[j] >= 0) out[j] += data[map[j]];
+          } else {
+            const float* data = f.at<float>(source.in, image) + from + block;
+            for (int j = 0; j < channels; ++j) out[j] += data[j];
+          }
+        }
+        finish(step.chain, f, image, tile, pixel, 1, block, channels);
+      }
+    }
+}
+
+// [h][w][c] -> [c * h * w] in the order of torch's [C, H, W].
+void flatten(const Step& step, const Frame& f) {
+  const Flatten& s = step.flatten;
+  const int ld = f.values[s.in].ld, area = s.h * s.w, size = area * s.c;
+  Tile tile;
+  for (int image = 0; image < f.images; ++image) {
+    const float* in = f.at<float>(s.in, image);
+    for (int block = 0; block < size; block += BLOCK) {
+      const int channels = least(BLOCK, size - block);
+      for (int j = 0; j < channels; ++j) tile.v[0][j] = in[size_t((block + j) % area) * ld + (block + j) / area];
+      finish(step.chain, f, image, tile, 0, 1, block, channels);
+    }
+  }
+}
+
+void run(const Step& step, const Frame& f) {
+  switch (step.kind) {
+    case Step::CONV_BITS: return conv_bits(step, f);
+    case Step::CONV_FLOAT: return conv_float(step, f);
+    case Step::DEPTHWISE: return depthwise(step, f);
+    case Step::POOL: return pool(step, f);
+    case Step::GATHER: return gather(step, f);
+    case Step::FLATTEN: return flatten(step, f);
+    case Step::SPARSE: return;
+  }
+}
+
+// Packing of float weights is the same for all: [groups][outputs / 16][kh * kw][inputs][16], or as `depthwise` says.
+size_t float_bytes(const Conv& c) {
+  if (c.groups > 1 && c.groups == c.c && c.groups == c.oc) return sizeof(float) * c.kh * c.kw * round_up(c.c, BLOCK);
+  return sizeof(float) * c.groups * round_up(c.oc / c.groups, 16) * (c.c / c.groups) * c.kh * c.kw;
+}
+
+size_t float_scratch(const Conv& c) {
+  return needs_border(c) ? sizeof(float) * c.hp * c.wp * c.c : 0;
+}
+
+void pack_float(const Conv& c, const float* weight, void* packed) {
+  const int taps = c.kh * c.kw, inputs = c.c / c.groups, outputs = c.oc / c.groups;
+  float* out = static_cast<float*>(packed);
+  if (c.groups > 1 && c.groups == c.c && c.groups == c.oc) {
+    for (int t = 0; t < taps; ++t)
+      for (int k = 0; k < round_up(c.c, BLOCK); ++k) *out++ = k < c.c ? weight[size_t(k) * taps + t] : 0;
+    return;
+  }
+  for (int group = 0; group < c.groups; ++group)
+    for (int block = 0; block < outputs; block += 16)
+      for (int t = 0; t < taps; ++t)
+        for (int k = 0; k < inputs; ++k)
+          for (int j = block; j < block + 16; ++j)
+            *out++ = j < outputs ? weight[((size_t(group) * outputs + j) * inputs + k) * taps + t] : 0;
+}
