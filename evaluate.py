@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from pathlib import Path
 
 import hydra
@@ -27,8 +28,7 @@ def main(config: DictConfig) -> float:
     check(OmegaConf.to_object(config), "")
     path = packed_file(config.run, config.packed)
     output = Path(config.output) if config.output is not None else path.parent
-    if not output.is_dir():
-        raise ValueError(f"output={output}: expected an existing folder")
+    check_output(output)
     data = config.dataset
     root = data.root if data.root is not None else root_of_run(path.parent)
     packed = read(path)
@@ -40,7 +40,20 @@ def main(config: DictConfig) -> float:
     sparse = {row["name"]: row["storage"] for row in report["layers"] if row["storage"]}
     if sparse:
         console.print(storage_table(sparse))
+    if report["reload"]["identical_predictions"] is False:
+        raise ValueError(f"{path}: its predictions are DIFFERENT from those of the network it was made from")
     return report["accuracy"]["top1"]
+
+
+def check_output(output: Path) -> None:
+    """Raises ValueError, before the work starts, where no report could be written."""
+    if not output.is_dir():
+        raise ValueError(f"output={output}: expected an existing folder")
+    try:
+        with tempfile.TemporaryFile(dir=output):
+            pass
+    except OSError as error:
+        raise ValueError(f"output={output}: cannot be written to ({error.strerror}); set output=<folder>") from None
 
 
 def packed_file(run: str | None, packed: str | None) -> Path:
@@ -65,7 +78,7 @@ def root_of_run(folder: Path) -> str:
 def command() -> None:
     """`sparsign-evaluate`: the same as `python evaluate.py`."""
     register()
-    run_cli(main)
+    run_cli(main, "evaluate")
 
 
 if __name__ == "__main__":

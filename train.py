@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -13,30 +14,31 @@ from omegaconf import DictConfig
 from rich.console import Console
 
 from sparsign.compressors import registry
-from sparsign.compressors.parts.transforms import encode_layer
 from sparsign.configs import schema
-from sparsign.evaluation import proof
-from sparsign.evaluation.report import evaluate_packed, read_report
-from sparsign.packing.file import write
-from sparsign.packing.trace import to_packed
-from sparsign.pipeline import build, ranks
+from sparsign.pipeline import build, origin, ranks
 from sparsign.pipeline.cli import fails_in_one_line, resume_hint, run_cli
 from sparsign.pipeline.folder import RunFolder
-from sparsign.pipeline.meta import packed_meta
-from sparsign.pipeline.naming import register_resolvers
-from sparsign.pipeline.stages import Trained, run_stages
+from sparsign.pipeline.naming import near, no_empty_folders, register_resolvers
+from sparsign.pipeline.stages import prepare, run_stages
+from sparsign.pipeline.sweep import goes_on
 from sparsign.pipeline.tracking import NoTracker
-from sparsign.reports.files import write_report
-from sparsign.reports.table import near, summary
+from sparsign.pipeline.trained import Trained
 
 
 @hydra.main(version_base="1.3", config_path="configs", config_name="train")
 @fails_in_one_line
 def main(config: DictConfig) -> float | None:
-    """Returns the packed network's top-1, so that sweepers can optimise it."""
+    """Returns the packed network's top-1, so that sweepers can optimise it; NaN for a sweep's job that failed."""
     hydra_config = HydraConfig.get()
-    sweep = Path(hydra_config.sweep.dir).name if hydra_config.mode == RunMode.MULTIRUN else None
-    report = run(config, near(config.resume or hydra_config.runtime.output_dir), sweep)
+    folder = Path(hydra_config.runtime.output_dir)
+    if hydra_config.mode == RunMode.MULTIRUN:
+        sweep = Path(hydra_config.sweep.dir).name
+        return goes_on(lambda: top1(run(config, near(folder), sweep)), folder)
+    with no_empty_folders(folder):
+        return top1(run(config, near(config.resume or folder)))
+
+
+def top1(report: dict[str, Any] | None) -> float | None:
     return report["accuracy"]["top1"] if report else None
 
 
@@ -50,39 +52,76 @@ def run(config: DictConfig, path: str | Path, sweep: str | None = None) -> dict[
         raise ValueError(f"-m: a sweep runs in one process, not in {ranks.size()}; expected one job per torchrun")
     ranks.start(config.trainer.devices, build.device(config))
     folder, console = RunFolder(ranks.from_main(path)), Console(quiet=not ranks.is_main())
-    tracker = instantiate(config.logger) if ranks.is_main() else NoTracker()
-    if ranks.is_main():
-        folder.claim(build.plain(config), resume=bool(config.resume) or (sweep is not None and folder.started))
-    ranks.barrier()
-    if folder.finished:
-        console.print(f"{folder.path} is finished: nothing to do", soft_wrap=True)
-        return read_report(folder.report)
+    if config.resume and not folder.path.is_dir():
+        raise ValueError(f"resume={config.resume}: there is no such folder")
+    with folder.locked() if ranks.is_main() else nullcontext():
+        resume = bool(config.resume) or (sweep is not None and folder.started)
+        if ranks.is_main():
+            folder.check(build.plain(config), resume)
+        ranks.barrier()
+        if folder.finished:
+            console.print(f"{folder.path} is finished: nothing to do", soft_wrap=True)
+            return _finished(folder)
+        return _run(config, folder, resume, sweep, console)
+
+
+def _finished(folder: RunFolder) -> dict[str, Any]:
+    from sparsign.evaluation.report import read_report
+
+    return proved(read_report(folder.report))
+
+
+def _run(
+    config: DictConfig, folder: RunFolder, resume: bool, sweep: str | None, console: Console
+) -> dict[str, Any] | None:
     console.print(f"run folder: {folder.path}", soft_wrap=True)
+    tracker = instantiate(config.logger) if ranks.is_main() else NoTracker()
     failed = True
     try:
         with resume_hint(folder, console):
-            tracker.open(folder.path, build.plain(config), sweep)
-            trained = run_stages(config, folder, tracker, console)
+            trained = prepare(config, folder)
+            stages, options = [plan.told for plan in trained.plan], build.plain(config)
+            if ranks.is_main():
+                folder.claim(options, resume)
+                if warning := folder.record(stages, origin.code()):
+                    console.print(f"warning: {warning}", soft_wrap=True)
+            tracker.open(folder.path, options | {"stages": stages, "code": origin.code()}, sweep)
+            run_stages(trained, tracker, console)
             ranks.stop()
             if not ranks.is_main():
                 return None
-            report = pack_and_measure(config, trained, console)
+            report = pack_and_measure(trained, console)
             tracker.summary(report, folder.packed)
             failed = False
     finally:
         tracker.close(failed)
+    return proved(report)
+
+
+def pack_and_measure(trained: Trained, console: Console) -> dict[str, Any]:
+    """Cuts and packs the trained network, then reads the file back and measures what it holds."""
+    from sparsign.evaluation import proof
+    from sparsign.evaluation.report import evaluate_packed
+    from sparsign.packing.file import write
+    from sparsign.pipeline.meta import packed_meta
+    from sparsign.pipeline.pack import packed_model
+    from sparsign.reports.files import write_report
+    from sparsign.reports.table import summary
+
+    folder, config = trained.folder, trained.config
+    meta = packed_meta(config, trained) | {"proof": proof.make(trained.logits)}
+    write(packed_model(config, trained.model, meta), folder.packed)
+
+    report = evaluate_packed(folder.packed, trained.data.test_dataloader(), build.plain(config.latency))
+    write_report(report, folder.path)
+    console.print(summary(report, folder.path))
     return report
 
 
-def pack_and_measure(config: DictConfig, trained: Trained, console: Console) -> dict[str, Any]:
-    """Cuts and packs the trained network, then reads the file back and measures what it holds."""
-    folder, data, m = trained.folder, trained.data, config.model
-    meta = packed_meta(config, trained) | {"proof": proof.make(trained.logits)}
-    write(to_packed(trained.model, encode_layer, (m.in_channels, m.image_size, m.image_size), meta), folder.packed)
-
-    report = evaluate_packed(folder.packed, data.test_dataloader(), build.plain(config.latency))
-    write_report(report, folder.path)
-    console.print(summary(report, folder.path))
+def proved(report: dict[str, Any]) -> dict[str, Any]:
+    """The report of a file that answers as the trained network did. Raises ValueError for another."""
+    if report["reload"]["identical_predictions"] is False:
+        raise ValueError(f"{report['packed']}: the packed file's predictions are DIFFERENT from the trained network's")
     return report
 
 
@@ -91,7 +130,7 @@ def command() -> None:
     schema.register()
     registry.register()
     register_resolvers()
-    run_cli(main)
+    run_cli(main, "train")
 
 
 if __name__ == "__main__":

@@ -100,4 +100,4 @@ if __name__ == "__main__":
     register()
     register_resolvers()
     sys.argv += ["hydra.run.dir=.", "~hydra.callbacks.summary"]
-    run_cli(main)
+    run_cli(main, "train")

@@ -19,16 +19,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sparsign.compressors.admm_steps import COMBINED, numbered, pruning_steps
-from sparsign.compressors.base import Compressor, Recipe, Stage
-from sparsign.compressors.parts.duals import Dual, Projection
-from sparsign.compressors.parts.fixed_levels import FixedLevels, Frozen
-from sparsign.compressors.parts.levels import KINDS, Levels, encode, levels_of, search_interval
-from sparsign.compressors.parts.transforms import Mask, attach, find, latent, scaled, transformed, transforms
-from sparsign.compressors.pruning.projections import STRUCTURES, keep_mask, project
+from sparsign.compressors.base import Compressor, Recipe, Stage, check_names
+from sparsign.compressors.parts.constraints import Constraint, FewGroups, FewLevels
+from sparsign.compressors.parts.duals import Dual, convergence
+from sparsign.compressors.parts.fixed_levels import FixedLevels, Frozen, scales_alone
+from sparsign.compressors.parts.levels import KINDS, levels_of, search_interval
+from sparsign.compressors.parts.transforms import WeightMask, attach, find, found, latent, scaled
+from sparsign.compressors.pruning.cut import attach_channel_masks
+from sparsign.compressors.pruning.projections import STRUCTURES
 from sparsign.compressors.pruning.purify import purified, remove_unused_paths, weighted
-from sparsign.compressors.pruning.spread import attach_channel_masks
-from sparsign.configs.options import near_match, option
+from sparsign.compressors.pruning.rounds import COMBINED, Rounds, pruning_steps
+from sparsign.configs.options import option
 
 
 @dataclass
@@ -54,15 +55,85 @@ class ADMM(Compressor):
     freeze: float = option(0.3, "fraction of the free weights frozen on their levels before a freeze round", gt=0, lt=1)
     freeze_rounds: int = option(0, "for quantize = interval: finetune rounds until all weights are frozen", ge=0)
 
+    # -- the algorithm -------------------------------------------------------------------------------------------------
+
+    def start(self, model: nn.Module, stage: Stage) -> None:
+        """U = 0, Z = Proj_S(W), rho = the stage's."""
+        if stage.kind == "quantize" and stage.round == 1 and self.quantize == "interval":
+            self._choose_intervals(model)
+        for layer, s in self.constraints(model, stage):
+            find(layer, Dual).begin(layer.weight, s.project, self.plan.rho(stage))
+
+    def penalty(self, model: nn.Module, stage: Stage) -> Tensor | None:
+        """sum_l rho_l/2 ||W_l - Z_l + U_l||_F^2."""
+        terms = [dual.penalty(layer.weight) for layer, dual in _pulling(model)]
+        return torch.stack(terms).sum() if terms else None
+
+    def before_epoch(self, model: nn.Module, stage: Stage, epoch: int, epochs: int) -> None:
+        """rho = growth rho, Z = Proj_S(W + U), U = U + W - Z."""
+        if epoch and epoch % self.interval == 0:
+            for layer, s in self.constraints(model, stage):
+                find(layer, Dual).update(layer.weight, s.project, self.rho_growth)
+
+    def finish(self, model: nn.Module, stage: Stage) -> None:
+        """After the last rho W = Proj_S(W), for good."""
+        if stage.kind in ("prune", "quantize") and not self.plan.at_last_rho(stage):
+            return
+        for _, dual in _pulling(model):
+            dual.active = False
+        retrained = self.plan.since_quantized(stage)
+        if stage.kind == "prune":
+            self._masked_mapping(model, stage)
+        elif stage.kind == "quantize" or 0 < retrained <= self.freeze_rounds:
+            self._snap(model, last=retrained == self.freeze_rounds)
+
+    def constraints(self, model: nn.Module, stage: Stage) -> Iterator[tuple[nn.Module, Constraint]]:
+        """(layer, S) of every layer that this stage constrains; none but in prune and quantize stages."""
+        if stage.kind == "prune":
+            step, layers = self.plan.step(stage), weighted(model)
+            for name, final in self._ratios(model).items():
+                if step.structure != "filter" or name != list(layers)[-1]:  # the last layer's filters are the classes
+                    yield layers[name], FewGroups(step.structure, step.ratio(final))
+        elif stage.kind == "quantize":
+            for name, layer in self.layers(model).items():
+                yield layer, self._few_levels(name, layer)
+
+    def _masked_mapping(self, model: nn.Module, stage: Stage) -> None:
+        """The zeros of Proj_S(W) are masked for good.
+
+        Structured and purified networks lose their unused paths too; plain irregular pruning keeps what its ratio says.
+        """
+        for layer, s in self.constraints(model, stage):
+            mask, weight = find(layer, WeightMask).mask, latent(layer).detach()
+            mask *= s.mask(weight * mask)
+            if self.purify:
+                mask *= purified(weight * mask, self.purify_emptiness, self.purify_share)
+            weight *= mask
+        if self.purify or self.structure != "irregular":
+            remove_unused_paths(model, self._example)
+
+    def _snap(self, model: nn.Module, last: bool) -> None:
+        """Weights on their levels: the nearest before every freeze round, all after the last (ADMM-NN: lab code)."""
+        for name, layer in self.layers(model).items():
+            weight = layer.weight.detach()
+            codes, scale = self._few_levels(name, layer).encode(weight)
+            if last:
+                find(layer, FixedLevels).fix(codes, scale)
+            else:
+                find(layer, Frozen).freeze(weight, scaled(codes, scale), find(layer, WeightMask).mask, self.freeze)
+
+    # -- the plan and the layers ---------------------------------------------------------------------------------------
+
     def __post_init__(self) -> None:
         super().__post_init__()
         if not self.rhos:
             raise ValueError("compressor.rhos=[]: expected at least one rho")
-        self.steps = pruning_steps(self.structure, self.rounds) if self.pfr or any(self.ratios.values()) else []
-        if self.quantize != "none":
+        steps = pruning_steps(self.structure, self.rounds) if self.pfr or any(self.ratios.values()) else []
+        self.plan = Rounds(steps, self.rhos, self.quantize != "none", self.freeze_rounds, self.interval)
+        if self.plan.quantized:
             for bits in (self.bits, *self.layer_bits.values()):
                 levels_of(self.quantize, bits, self.one_sided)
-        elif not self.steps:
+        elif not steps:
             raise ValueError(
                 "compressor.pfr=0 with quantize=none and no ratios: expected something to prune or quantize"
             )
@@ -77,168 +148,51 @@ class ADMM(Compressor):
         """What `pfr` counts: the structure's group; weights where two structures share the ratio."""
         return "weight" if self.structure in ("irregular", COMBINED) else self.structure
 
-    # -- the plan ------------------------------------------------------------------------------------------------------
-
     def stages(self, model: nn.Module) -> list[Stage]:
-        """pretrain; per pruning step: prune at every rho, finetune; then quantize at every rho, finetune.
-
-        Every freeze round is one more finetune before the last.
-        """
-        kinds = ["pretrain"]
-        for _ in self.steps:
-            kinds += ["prune"] * len(self.rhos) + ["finetune"]
-        if self.quantize != "none":
-            kinds += ["quantize"] * len(self.rhos) + ["finetune"] * (self.freeze_rounds + 1)
-        return numbered(kinds)
+        return self.plan.stages()
 
     def recipe(self, stage: Stage) -> Recipe:
-        """Lab code (CIFAR-10): SGD 0.1 cosine, then 0.01, restarted at every Z, U update in the ADMM stages.
-
-        Its 160 epochs of ADMM are shared by the rhos, and the finetune of quantized weights is short: our choice. So is
-        one schedule for both kinds of ADMM (its quantizers multiply rho by 1.2 or 1.5 at every update instead, up to 30
-        or 100), and that all layers are quantized at once (arXiv 1903.09769: the first and last in a second step).
-        """
-        sgd = {"weight_decay": 1e-4, "nesterov": False}
-        if stage.kind == "pretrain":
-            return Recipe(epochs=200, lr=0.1, **sgd)
-        if stage.kind in ("prune", "quantize"):
-            epochs = max(160 // len(self.rhos), self.interval)
-            return Recipe(epochs=epochs, lr=0.01, decay="cyclic", interval=self.interval, **sgd)
-        snapped = stage.round > len(self.steps)
-        return Recipe(epochs=20 if snapped else 200, lr=0.001 if snapped else 0.01, **sgd)
-
-    # -- the algorithm -------------------------------------------------------------------------------------------------
+        return self.plan.recipe(stage)
 
     def prepare(self, model: nn.Module, example: Tensor) -> None:
         self._example = torch.zeros_like(example[:1])
-        pruned = self._pruned(model)
-        quantized = self.layers(model) if self.quantize != "none" else {}
+        pruned = self._ratios(model)
+        quantized = self.layers(model) if self.plan.quantized else {}
         for name, layer in weighted(model).items():
             shape = layer.weight.shape
-            attach(layer, Mask(shape))
+            attach(layer, WeightMask(shape))
             if name in pruned or name in quantized:
                 attach(layer, Dual(shape))
             if name in quantized:
                 attach(layer, *[Frozen(shape)] * bool(self.freeze_rounds), FixedLevels(shape))
         attach_channel_masks(model)
 
-    def start(self, model: nn.Module, stage: Stage) -> None:
-        if stage.kind == "quantize" and stage.round == 1 and self.quantize == "interval":
-            self._choose_intervals(model)
-        for layer, projection in self._constrained(model, stage):
-            find(layer, Dual).begin(layer.weight, projection, self.rhos[(stage.round - 1) % len(self.rhos)])
-
     def parameters(self, model: nn.Module, stage: Stage) -> list[dict[str, Any]]:
-        """Everything; of a layer on its levels only the scale (and bias), without weight decay."""
-        levels = [
-            (layer, t) for _, layer in transformed(model) for t in transforms(layer) if isinstance(t, FixedLevels)
-        ]
-        scales = [fixed.scale for _, fixed in levels if fixed.active]
-        others = {id(fixed.scale) for _, fixed in levels} | {id(latent(layer)) for layer, f in levels if f.active}
-        groups = [{"params": [p for p in model.parameters() if id(p) not in others]}]
-        return groups + ([{"params": scales, "weight_decay": 0.0}] if scales else [])
-
-    def penalty(self, model: nn.Module, stage: Stage) -> Tensor | None:
-        terms = [dual.penalty(layer.weight) for layer, dual in _active(model)]
-        return torch.stack(terms).sum() if terms else None
-
-    def before_epoch(self, model: nn.Module, stage: Stage, epoch: int, epochs: int) -> None:
-        if epoch and epoch % self.interval == 0:
-            for layer, projection in self._constrained(model, stage):
-                find(layer, Dual).update(layer.weight, projection, self.rho_growth)
-
-    def finish(self, model: nn.Module, stage: Stage) -> None:
-        if stage.kind in ("prune", "quantize") and stage.round % len(self.rhos):
-            return
-        for _, dual in _active(model):
-            dual.active = False
-        if stage.kind == "prune":
-            self._masked_mapping(model, stage)
-        retrained = stage.round - len(self.steps) if stage.kind == "finetune" else 0  # rounds since quantization
-        if stage.kind == "quantize" or 0 < retrained <= self.freeze_rounds:
-            self._snap(model, last=retrained == self.freeze_rounds)
+        return scales_alone(model)
 
     def metrics(self, model: nn.Module) -> dict[str, float | list[float]]:
-        active = _active(model)
-        if not active:
-            return {}
-        gaps = [dual.gap(layer.weight) for layer, dual in active]
-        return {
-            "admm_gap": gaps,  # ||W - Z|| / ||W|| per layer
-            "admm_gap_max": max(gaps),
-            "admm_dual_residual": [float(dual.moved) for _, dual in active],  # ||Z_new - Z_old|| per layer
-            "admm_rho": float(active[0][1].rho),
-        }
+        return convergence(_pulling(model))
 
-    # -- the constraint sets -------------------------------------------------------------------------------------------
-
-    def _constrained(self, model: nn.Module, stage: Stage) -> Iterator[tuple[nn.Module, Projection]]:
-        """(layer, projection onto S) of every layer that this stage constrains."""
-        if stage.kind == "prune":
-            for layer, ratio, structure in self._targets(model, stage):
-                yield layer, lambda v, ratio=ratio, structure=structure: project(v, ratio, structure)
-        elif stage.kind == "quantize":
-            for name, layer in self.layers(model).items():
-                yield layer, lambda v, name=name, layer=layer: scaled(*self._encode(name, layer, v))
-
-    def _targets(self, model: nn.Module, stage: Stage) -> Iterator[tuple[nn.Module, float, str]]:
-        """(layer, fraction to remove, structure) of a prune stage."""
-        step, layers = self.steps[(stage.round - 1) // len(self.rhos)], weighted(model)
-        for name, final in self._pruned(model).items():
-            if step.structure != "filter" or name != list(layers)[-1]:  # the last layer's filters are the classes
-                yield layers[name], step.ratio(final), step.structure
-
-    def _pruned(self, model: nn.Module) -> dict[str, float]:
+    def _ratios(self, model: nn.Module) -> dict[str, float]:
         """Layer name -> fraction removed in the end, for the layers that lose something."""
         names = list(weighted(model))
-        for table, values in (("ratios", self.ratios), ("layer_bits", self.layer_bits)):
-            for name, value in values.items():
-                if name not in names:
-                    hint = near_match(name, names) or f" (expected one of {', '.join(names)})"
-                    raise ValueError(f"compressor.{table}.{name}={value}: the model has no such layer{hint}")
+        check_names(self.ratios, names, "compressor.ratios")
+        check_names(self.layer_bits, names, "compressor.layer_bits")
         default = dict.fromkeys(self.layers(model), self.pfr) if self.pfr else {}
         ratios = {**default, **self.ratios}
         return {name: ratios[name] for name in names if ratios.get(name)}
 
-    def _masked_mapping(self, model: nn.Module, stage: Stage) -> None:
-        """W = Proj_S(W) and its zeros masked for good.
-
-        Structured and purified networks lose their unused paths too; plain irregular pruning keeps what its ratio says.
-        """
-        for layer, ratio, structure in self._targets(model, stage):
-            mask, weight = find(layer, Mask).mask, latent(layer).detach()
-            mask *= keep_mask(weight * mask, ratio, structure)
-            if self.purify:
-                mask *= purified(weight * mask, self.purify_emptiness, self.purify_share)
-            weight *= mask
-        if self.purify or self.steps[0].structure != "irregular":
-            remove_unused_paths(model, self._example)
-
-    def _levels(self, name: str) -> Levels:
-        return levels_of(self.quantize, self.layer_bits.get(name, self.bits), self.one_sided)
+    def _few_levels(self, name: str, layer: nn.Module) -> FewLevels:
+        levels = levels_of(self.quantize, self.layer_bits.get(name, self.bits), self.one_sided)
+        interval = find(layer, FixedLevels).scale.detach() if self.quantize == "interval" else None
+        return FewLevels(levels, find(layer, WeightMask).mask, interval)
 
     def _choose_intervals(self, model: nn.Module) -> None:
         for name, layer in self.layers(model).items():
-            interval = search_interval(layer.weight.detach(), find(layer, Mask).mask, self._levels(name))
-            find(layer, FixedLevels).scale.data.copy_(interval)
-
-    def _snap(self, model: nn.Module, last: bool) -> None:
-        """Weights on their levels: the nearest before every freeze round, all after the last (ADMM-NN: lab code)."""
-        for name, layer in self.layers(model).items():
-            weight = layer.weight.detach()
-            codes, scale = self._encode(name, layer, weight)
-            if last:
-                find(layer, FixedLevels).fix(codes, scale)
-            else:
-                find(layer, Frozen).freeze(weight, scaled(codes, scale), find(layer, Mask).mask, self.freeze)
-
-    def _encode(self, name: str, layer: nn.Module, values: Tensor) -> tuple[Tensor, Tensor]:
-        """(codes, scale) of the nearest quantized weight; pruned zeros stay zero."""
-        interval = find(layer, FixedLevels).scale.detach() if self.quantize == "interval" else None
-        return encode(values, find(layer, Mask).mask, self._levels(name), interval)
+            levels, kept, _ = self._few_levels(name, layer)
+            find(layer, FixedLevels).scale.data.copy_(search_interval(layer.weight.detach(), kept, levels))
 
 
-def _active(model: nn.Module) -> list[tuple[nn.Module, Dual]]:
+def _pulling(model: nn.Module) -> list[tuple[nn.Module, Dual]]:
     """(layer, dual) of every layer that ADMM pulls at now."""
-    duals = [(layer, t) for _, layer in transformed(model) for t in transforms(layer) if isinstance(t, Dual)]
-    return [(layer, dual) for layer, dual in duals if dual.active]
+    return [(layer, dual) for layer, dual in found(model, Dual) if dual.active]

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-import torch
 from torch import Tensor, nn
 
-from sparsign.compressors.parts.transforms import latent
-from sparsign.configs.options import check, option
-from sparsign.models.options import FORMS
+from sparsign.configs.options import check, near_match, option
+from sparsign.models.checks import FORMS
+
+Task = Callable[[Tensor], Tensor]
+"""logits [N, classes] of the batch -> 0-dim loss: cross-entropy, and the stage's distillation where it has one."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,10 @@ class Recipe:
     gamma: float | tuple[float, ...] = 0.1
     interval: int = 1
     """Epochs of one cycle of decay = "cyclic": the rate restarts, then is multiplied by 0.1 after each third."""
+    warmup: float = 0.0
+    """Epochs over which the rate rises linearly to `lr`."""
+    clip: float | None = None
+    """The norm of the whole gradient is cut to this."""
 
 
 def matching(patterns: list[str], names: Iterable[str], where: str) -> set[str]:
@@ -58,12 +63,21 @@ def matching(patterns: list[str], names: Iterable[str], where: str) -> set[str]:
         raise ValueError(f"{where}={patterns}: expected regular expressions on layer names ({error})") from None
 
 
+def check_names(table: dict[str, Any], names: Iterable[str], where: str) -> None:
+    """Raises ValueError, in one line with the near match, for a key of the option `where` that is no layer's name."""
+    known = list(names)
+    for name, value in table.items():
+        if name not in known:
+            hint = near_match(name, known) or f" (expected one of {', '.join(known)})"
+            raise ValueError(f"{where}.{name}={value}: the model has no such layer{hint}")
+
+
 @dataclass
 class Compressor:
     """Base of all methods. A subclass is a dataclass: its fields are its options, its methods its algorithm.
 
     The pipeline calls, in order: `prepare` once on a fresh model; then for every stage `start`, the training loop with
-    `penalty`, `before_step`, `after_step`, `before_epoch`, and `finish`. All state must live in the model (parameters,
+    `before_epoch`, `loss`, `before_step`, `after_step`, and `finish`. All state must live in the model (parameters,
     buffers and extra state of weight transforms): a run resumed in mid-stage calls `prepare`, loads the state, and goes
     on without `start`.
     """
@@ -109,6 +123,13 @@ class Compressor:
             raise ValueError(f"compressor.float_layers={self.float_layers}: leaves no layer of the model to compress")
         return kept
 
+    def accounting(self) -> dict[str, Any]:
+        """How the pruned ratio is counted, for the packed file: the ratio asked for (None: an outcome) and its unit.
+
+        A unit that needs a size names it too: `group`, the input channels of one group.
+        """
+        return {"pfr": getattr(self, "pfr", None) or None, "pfr_unit": self.PFR_UNIT}
+
     # -- the hooks -----------------------------------------------------------------------------------------------------
 
     def prepare(self, model: nn.Module, example: Tensor) -> None:
@@ -120,6 +141,20 @@ class Compressor:
     def parameters(self, model: nn.Module, stage: Stage) -> list[dict[str, Any]]:
         """Parameter groups to optimise in this stage; parameters in no group are frozen. Must not change state."""
         return [{"params": list(model.parameters())}]
+
+    def loss(
+        self, model: nn.Module, stage: Stage, batch: tuple[Tensor, Tensor], logits: Tensor, task: Task
+    ) -> tuple[Tensor, Tensor | None]:
+        """The two terms that a step minimises the sum of: the task's loss and the method's penalty (0-dim, or None).
+
+        A method that looks at the batch, or runs the model on it more than once, overrides this.
+
+        Args:
+            batch: images [N, C, H, W] and labels [N].
+            logits: [N, classes] of `model` on these images.
+            task: rates other logits of the same batch, such as those of another forward pass.
+        """
+        return task(logits), self.penalty(model, stage)
 
     def penalty(self, model: nn.Module, stage: Stage) -> Tensor | None:
         """A differentiable 0-dim term added to the loss, or None."""
@@ -140,10 +175,3 @@ class Compressor:
     def metrics(self, model: nn.Module) -> dict[str, float | list[float]]:
         """Logged every epoch: numbers are plotted as curves, lists (histograms, per-layer values) as heat maps."""
         return {}
-
-
-def clip_latent(layers: dict[str, nn.Module], limit: float = 1.0) -> None:
-    """Clips latent weights to [-limit, limit], so that a clipped straight-through gradient cannot die (BNN)."""
-    with torch.no_grad():
-        for layer in layers.values():
-            latent(layer).clamp_(-limit, limit)

@@ -3,61 +3,26 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from sparsign.compressors.base import Compressor, Recipe, Stage, clip_latent
+from sparsign.compressors.base import Stage
+from sparsign.compressors.parts.binary import BinaryFilterPruning
 from sparsign.compressors.parts.quantizers import Binary, ScaledBinary
-from sparsign.compressors.parts.transforms import attach, transforms
-from sparsign.compressors.pruning.spread import attach_channel_masks, remove_filters
+from sparsign.compressors.parts.transforms import WeightTransform
+from sparsign.compressors.pruning.cut import filter_metrics
+from sparsign.compressors.pruning.decide import choose_filters
+from sparsign.compressors.pruning.score import bn_scales, separation
 from sparsign.configs.options import option
 from sparsign.models.graph import batchnorm_after
 
-
-def choose_filters(
-    importance: dict[str, Tensor], exempt: set[str], ratio: float, cap: float, least: int
-) -> dict[str, Tensor]:
-    """Which filters go: the floor(ratio * all) least important, but at most `cap` of a layer and never below `least`.
-
-    Filters of exempt layers count in `all` and stay. What a full layer cannot give up is taken from the next filters in
-    the global order (redistribution, our choice; the paper has limits of unknown value). Ties go to the earlier filter.
-
-    Args:
-        importance: layer name -> |gamma| [out].
-    Returns:
-        layer name -> bool [out], True = remove.
-    """
-    wanted = int(ratio * sum(len(v) for v in importance.values()) + 1e-9)
-    room = {n: max(0, len(v) - max(least, round((1 - cap) * len(v)))) for n, v in importance.items()}
-    order = [(float(g), n, k) for n, v in importance.items() if n not in exempt for k, g in enumerate(v)]
-    dead = {n: torch.zeros(len(v), dtype=torch.bool) for n, v in importance.items()}
-    for _, name, k in sorted(order, key=lambda item: item[0]):
-        if wanted > 0 and room[name] > 0:
-            dead[name][k] = True
-            room[name] -= 1
-            wanted -= 1
-    return dead
-
-
-TINY = 1e-8  # scales that the penalty has reached oscillate around 0, some orders of magnitude below the others
-
-
-def separation(values: Tensor) -> float:
-    """Share of the variance explained by the best split in two (Otsu): 0.64 normal, 0.75 even, 1 for two points.
-
-    Args:
-        values: [n], n > 1. Returns 0 where all are equal.
-    """
-    below = torch.arange(1, len(values), dtype=torch.float64) / len(values)
-    partial = values.double().sort().values.cumsum(0)[:-1] / len(values)
-    between = (values.double().mean() * below - partial) ** 2 / (below * (1 - below))
-    return (between.max() / values.double().var(correction=0).clamp_min(1e-30)).item()
+TINY = 1e-8
+"""Scales that the penalty has reached oscillate around 0, some orders of magnitude below the others."""
 
 
 @dataclass
-class STQA(Compressor):
+class STQA(BinaryFilterPruning):
     """STQ-A (STQ-Nets): min CE + beta sum_l sum_k |gamma_lk|, global threshold on |gamma|, zero the filters, fine-tune.
 
     Weights are sign(W) without a scale: BN's gamma is the scale of its filter (paper). Shifts are not penalised: in a
@@ -65,35 +30,32 @@ class STQA(Compressor):
     outgrows its gamma becomes constant and thereby prunable.
     """
 
-    form: str = option("fbin", "fbin (binary inputs and weights) or wbin (binary weights)", choices=("fbin", "wbin"))
-    float_layers: list[str] = option(["first", "last", "downsample"], "layers left float: first, last, or patterns")
     pfr: float = option(0.4, "asked ratio of pruned filters to all filters of binary convs", ge=0, lt=1)
     beta: float = option(1e-4, "weight of the L1 penalty on BN scales (paper: 1e-4 or 1e-5)", ge=0)
     layer_cap: float = option(0.7, "at most that part of a layer's filters is pruned (our choice)", ge=0, le=1)
     min_filters: int = option(16, "at least that many filters of a layer stay (our choice)", ge=1)
-    prune_first_binary: bool = option(False, "allow pruning the first binary layer (paper: not)")
+    exempt_layers: int = option(1, "so many first binary convs lose no filter (paper: initial conv layers)", ge=0)
     scale: bool = option(False, "scale factors mean|W| per filter, as XNOR-Net has them")
 
-    STAGES: ClassVar = ("pretrain", "prune", "finetune")
-
-    def recipe(self, stage: Stage) -> Recipe:
-        """Adam, no weight decay, cosine, 300 epochs (paper); lr 1e-3 is our choice. Pruning itself trains nothing."""
-        return Recipe(epochs=0 if stage.kind == "prune" else 300, optimizer="adam", lr=1e-3, weight_decay=0.0)
+    def path(self, name: str, layer: nn.Module) -> tuple[WeightTransform, ...]:
+        return (ScaledBinary() if self.scale else Binary(),)
 
     def prepare(self, model: nn.Module, example: Tensor) -> None:
-        self._example = example
-        layers = self.layers(model)
-        norms = batchnorm_after(model)
+        """Raises ValueError: no binary conv has BN behind it, or all of them are exempt."""
+        layers, norms = self.layers(model), batchnorm_after(model)
         self._norms = {name: norms[name] for name in layers if name in norms}
         if not self._norms:
             raise ValueError("compressor=stq_a prunes by BN scales: no binary conv of this model is followed by BN")
-        for layer in layers.values():
-            attach(layer, ScaledBinary() if self.scale else Binary())
-        attach_channel_masks(model)
+        if self.pfr > 0 and self.exempt_layers >= len(self._norms):
+            raise ValueError(
+                f"compressor.exempt_layers={self.exempt_layers}: expected less than {len(self._norms)}, the binary "
+                "convs of the model that have BN behind them"
+            )
+        super().prepare(model, example)
 
     def gammas(self, model: nn.Module) -> dict[str, Tensor]:
         """|gamma| of the BN behind each binary conv, [out] each."""
-        return {conv: model.get_submodule(bn).weight.abs() for conv, bn in self._norms.items()}
+        return bn_scales(model, self._norms)
 
     def penalty(self, model: nn.Module, stage: Stage) -> Tensor | None:
         if stage.kind != "pretrain" or self.beta == 0:
@@ -101,26 +63,19 @@ class STQA(Compressor):
         return self.beta * torch.cat(list(self.gammas(model).values())).sum()
 
     def start(self, model: nn.Module, stage: Stage) -> None:
-        if stage.kind != "prune":
-            return
-        importance = {n: g.detach().cpu() for n, g in self.gammas(model).items()}
-        exempt = set() if self.prune_first_binary else {next(iter(importance))}
-        remove_filters(
-            model, self._example, choose_filters(importance, exempt, self.pfr, self.layer_cap, self.min_filters)
-        )
-
-    def after_step(self, model: nn.Module, stage: Stage) -> None:
-        clip_latent(self.layers(model))
+        super().start(model, stage)
+        if stage.kind == "prune":
+            scores = {name: gamma.detach().cpu() for name, gamma in self.gammas(model).items()}
+            exempt = set(list(scores)[: self.exempt_layers])
+            self.remove(model, choose_filters(scores, exempt, self.pfr, self.layer_cap, self.min_filters))
 
     @torch.no_grad()
     def metrics(self, model: nn.Module) -> dict[str, float | list[float]]:
         pooled = torch.cat(list(self.gammas(model).values())).float().cpu()
-        kept = {n: transforms(m)[-1].mask.flatten(1).amax(1) for n, m in self.layers(model).items() if n in self._norms}
-        total = sum(len(v) for v in kept.values())
         return {
             "gamma_mean": pooled.mean().item(),
             "gamma_separation": separation(pooled.clamp_min(TINY).log10()),
             "gamma_hist": torch.histc(pooled, bins=30, min=0.0, max=1.5).tolist(),
             "gamma_log10_hist": torch.histc(pooled.clamp_min(TINY).log10(), bins=18, min=-8.0, max=1.0).tolist(),
-            "pfr": 1 - sum(v.sum().item() for v in kept.values()) / total,
+            "pfr": filter_metrics({n: m for n, m in self.layers(model).items() if n in self._norms})["pfr"],
         }

@@ -8,14 +8,14 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from sparsign.compressors.base import Compressor, Recipe, Stage, clip_latent
+from sparsign.compressors.parts.binary import BinaryMethod
 from sparsign.compressors.parts.quantizers import Binary, ScaledBinary
-from sparsign.compressors.parts.transforms import Mask, attach
+from sparsign.compressors.parts.transforms import Mask, WeightTransform
 from sparsign.configs.options import option
 
 
 @dataclass
-class STQB(Compressor):
+class STQB(BinaryMethod):
     """Every filter of a layer keeps D = round((1 - pfr) * c_in) of its 2-D kernels, drawn once at random.
 
     The mask is a D-regular bipartite graph between input channels and filters. It never changes, so one training round
@@ -24,52 +24,46 @@ class STQB(Compressor):
     precision for the shortcut's conv are our choice; so is training without mean-centring of the weights.
     """
 
-    form: str = option("fbin", "network form: fbin (binary inputs too) or wbin", choices=("wbin", "fbin"))
-    float_layers: list[str] = option(
-        ["first", "last", "downsample"], "layers left float: first, last, or regular expressions on layer names"
-    )
     pfr: float = option(0.3, "pruned kernel ratio of every masked layer", ge=0, lt=1)
     min_channels: int = option(64, "layers with fewer input channels stay unmasked", ge=1)
     mask_seed: int = option(0, "seed of the mask, independent of the run's seed", ge=0)
     scale: bool = option(False, "weights alpha_k * sign(w) instead of sign(w), whose scale the next BN absorbs")
 
-    STAGES: ClassVar[tuple[str, ...]] = ("pretrain",)
     PFR_UNIT: ClassVar[str] = "kernel"
-
-    def recipe(self, stage: Stage) -> Recipe:
-        """Adam without weight decay, cosine over 300 epochs (paper); rate 1e-3 (our choice)."""
-        return Recipe(epochs=300, optimizer="adam", lr=1e-3, weight_decay=0.0)
 
     def prepare(self, model: nn.Module, example: Tensor) -> None:
         """Raises ValueError: no layer is wide enough for a mask, or too few kernels are left to read every input."""
-        layers = self.layers(model)
-        widest = max(layer.weight.shape[1] for layer in layers.values())
+        widest = max(layer.weight.shape[1] for layer in self.layers(model).values())
         if self.pfr > 0 and widest < self.min_channels:
             raise ValueError(
                 f"compressor.min_channels={self.min_channels}: no layer of the model would be masked, expected at most "
                 f"{widest}, the input channels of its widest layer"
             )
-        generator = torch.Generator().manual_seed(self.mask_seed)
-        for name, layer in layers.items():
-            quantizer = ScaledBinary() if self.scale else Binary()
-            filters, inputs = layer.weight.shape[:2]
-            if self.pfr == 0 or inputs < self.min_channels:
-                attach(layer, quantizer)
-                continue
-            groups = getattr(layer, "groups", 1)
-            degree = max(1, round((1 - self.pfr) * inputs))
-            if filters // groups * degree < inputs:
-                raise ValueError(
-                    f"compressor.pfr={self.pfr}: {name} would read {filters // groups} x {degree} kernels, "
-                    f"expected at least one for each of its {inputs} input channels"
-                )
-            mask = Mask((filters, inputs, *[1] * (layer.weight.dim() - 2)))
-            parts = [expander(filters // groups, inputs, degree, generator) for _ in range(groups)]
-            mask.mask.copy_(torch.cat(parts).view_as(mask.mask))
-            attach(layer, *((mask, quantizer, mask) if self.scale else (quantizer, mask)))
+        self._generator = torch.Generator().manual_seed(self.mask_seed)
+        super().prepare(model, example)
 
-    def after_step(self, model: nn.Module, stage: Stage) -> None:
-        clip_latent(self.layers(model))
+    def path(self, name: str, layer: nn.Module) -> tuple[WeightTransform, ...]:
+        """sign(W) m, or, with `scale`, alpha_k sign(W m) m: alpha_k is the mean over what the mask leaves."""
+        quantizer = ScaledBinary() if self.scale else Binary()
+        if self.pfr == 0 or layer.weight.shape[1] < self.min_channels:
+            return (quantizer,)
+        mask = self._mask(name, layer)
+        return (mask, quantizer, mask) if self.scale else (quantizer, mask)
+
+    def _mask(self, name: str, layer: nn.Module) -> Mask:
+        """[out, in, 1, 1], for every group of the conv an expander of its own."""
+        filters, inputs = layer.weight.shape[:2]
+        groups = getattr(layer, "groups", 1)
+        degree = max(1, round((1 - self.pfr) * inputs))
+        if filters // groups * degree < inputs:
+            raise ValueError(
+                f"compressor.pfr={self.pfr}: {name} would read {filters // groups} x {degree} kernels, "
+                f"expected at least one for each of its {inputs} input channels"
+            )
+        mask = Mask((filters, inputs, *[1] * (layer.weight.dim() - 2)))
+        parts = [expander(filters // groups, inputs, degree, self._generator) for _ in range(groups)]
+        mask.mask.copy_(torch.cat(parts).view_as(mask.mask))
+        return mask
 
 
 def expander(filters: int, inputs: int, degree: int, generator: torch.Generator) -> Tensor:

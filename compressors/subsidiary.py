@@ -8,11 +8,10 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from sparsign.compressors.base import Compressor, Recipe, Stage, clip_latent
-from sparsign.compressors.msf import filter_metrics
-from sparsign.compressors.parts.quantizers import Binary, straight_through
-from sparsign.compressors.parts.transforms import WeightTransform, attach, find
-from sparsign.compressors.pruning.spread import attach_channel_masks, remove_filters
+from sparsign.compressors.base import Recipe, Stage
+from sparsign.compressors.parts.binary import BinaryFilterPruning
+from sparsign.compressors.parts.quantizers import ScaledBinary, inside, straight_through
+from sparsign.compressors.parts.transforms import WeightTransform, find
 from sparsign.configs.options import option
 
 
@@ -28,30 +27,29 @@ class FilterSearch(WeightTransform):
 
     def hard(self) -> Tensor:
         """h(m) [out, 1, 1, 1] with its straight-through gradient."""
-        return straight_through(self.m, (self.m >= 0).to(self.m.dtype), self.m.abs() <= 1)
+        return straight_through(self.m, (self.m >= 0).to(self.m.dtype), inside(self.m))
 
     def transform(self, weight: Tensor) -> Tensor:
         return weight * self.hard()
 
 
 @dataclass
-class Subsidiary(Compressor):
+class Subsidiary(BinaryFilterPruning):
     """For every binary layer from the first: search its mask with all weights frozen, then fine-tune from it upwards.
 
     Search (`prune-i`): min over m of CE + alpha_s ||h(m)||_0. Then filters with m < 0 are removed, and `finetune-i`
     trains the weights of layer i and everything after it. The L0 term counts h(m), so that its straight-through
     gradient is alpha_s where |m| <= 1. The authors' code takes an L0 norm of the parameter, whose gradient is zero:
     there the loss and weight decay alone prune (inferred). The ratio is an outcome of the search, not an option.
+
+    Weights are alpha_k sign(W_k), W_k centred over its input channels, alpha_k = mean|W_k| (authors' code): with the
+    search's zeros the levels -alpha_k, 0, alpha_k, and a layer's speed-up 58 / (1 - pfr), 73x at 21.4 % (paper).
     """
 
-    form: str = option("fbin", "network form: fbin (binary inputs too) or wbin", choices=("wbin", "fbin"))
-    float_layers: list[str] = option(
-        ["first", "last", "downsample"], "layers left float: first, last, or regular expressions on layer names"
-    )
     alpha_s: float = option(1e-8, "weight of the L0 term (authors' code: 1e-7 to 1e-9)", ge=0)
     min_filters: int = option(1, "at least that many filters of a layer stay, those of largest m (our choice)", ge=1)
 
-    PFR_UNIT: ClassVar[str] = "filter"
+    CENTRED: ClassVar[bool] = True
 
     def stages(self, model: nn.Module) -> list[Stage]:
         rounds = range(1, len(self.layers(model)) + 1)
@@ -63,7 +61,7 @@ class Subsidiary(Compressor):
         The binary network before is trained as in STQ-Nets, and fine-tuning without weight decay (our choices).
         """
         if stage.kind == "pretrain":
-            return Recipe(epochs=300, optimizer="adam", lr=1e-3, weight_decay=0.0)
+            return super().recipe(stage)
         search = stage.kind == "prune"
         return Recipe(
             epochs=200,
@@ -75,17 +73,15 @@ class Subsidiary(Compressor):
             gamma=1000 ** (-1 / 200),
         )
 
-    def prepare(self, model: nn.Module, example: Tensor) -> None:
-        self._example = example
-        for layer in self.layers(model).values():
-            attach(layer, Binary(), FilterSearch(layer.weight.shape, active=False))
-        attach_channel_masks(model)
+    def path(self, name: str, layer: nn.Module) -> tuple[WeightTransform, ...]:
+        return (ScaledBinary(), FilterSearch(layer.weight.shape, active=False))
 
     def _layer(self, model: nn.Module, stage: Stage) -> tuple[str, nn.Module]:
         """The layer that a prune or finetune stage is about."""
         return list(self.layers(model).items())[stage.round - 1]
 
     def start(self, model: nn.Module, stage: Stage) -> None:
+        super().start(model, stage)
         if stage.kind == "prune":
             find(self._layer(model, stage)[1], FilterSearch).active = True
 
@@ -105,9 +101,6 @@ class Subsidiary(Compressor):
             return None
         return self.alpha_s * find(self._layer(model, stage)[1], FilterSearch).hard().sum()
 
-    def after_step(self, model: nn.Module, stage: Stage) -> None:
-        clip_latent(self.layers(model))
-
     @torch.no_grad()
     def finish(self, model: nn.Module, stage: Stage) -> None:
         if stage.kind != "prune":
@@ -118,7 +111,4 @@ class Subsidiary(Compressor):
         dead = m < 0
         dead[m.argsort(descending=True)[: self.min_filters]] = False
         search.active = False
-        remove_filters(model, self._example, {name: dead})
-
-    def metrics(self, model: nn.Module) -> dict[str, float | list[float]]:
-        return filter_metrics(self.layers(model))
+        self.remove(model, {name: dead})

@@ -43,7 +43,7 @@ def _inside(value: Any, metadata: Any) -> bool:
     if metadata.get("choices"):
         return value in metadata["choices"]
     if not isinstance(value, (int, float)) or isinstance(value, bool):
-        return True
+        return not isinstance(value, str) or all(metadata.get(k) is None for k in ("ge", "gt", "le", "lt"))
     return (
         math.isfinite(value)
         and (metadata.get("ge") is None or value >= metadata["ge"])

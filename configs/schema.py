@@ -10,9 +10,9 @@ from omegaconf import MISSING
 
 from sparsign.configs.help import register_help
 from sparsign.configs.options import option
-from sparsign.models.options import FORMS
+from sparsign.models.checks import FORMS
 
-DECAYS = ("constant", "cosine", "multistep", "cyclic")
+DECAYS = ("constant", "cosine", "linear", "multistep", "cyclic")
 
 
 @dataclass
@@ -25,7 +25,7 @@ class ModelConfig:
     num_classes: int = option("${dataset.num_classes}", "outputs of the last layer", ge=2)
     in_channels: int = option("${dataset.channels}", "channels of an input image", ge=1)
     image_size: int = option("${dataset.image_size}", "height and width of an input image", ge=8)
-    pretrained: str | None = option(None, "file of float weights to start from; pretrain is then skipped")
+    pretrained: str | None = option(None, "run folder or float weights to start from; pretrain is then skipped")
     options: dict[str, Any] = option({}, "the builder's own options, e.g. block, sign_gradient")
 
 
@@ -45,8 +45,16 @@ class DatasetConfig:
     num_classes: int = option(10, "classes", ge=2)
     mean: list[float] = option([0.5], "per-channel mean of images in [0, 1]")
     std: list[float] = option([0.5], "per-channel standard deviation of images in [0, 1]", gt=0)
+    flip: str | None = option(
+        None, "mirrored training images; null = random where the set's habit", choices=("random", "alternate", "none")
+    )
+    pad_mode: str = option("zero", "what random crops see beyond the edge", choices=("zero", "reflect"))
+    crop_size: int | None = option(None, "side of smaller training crops in a stage's first steps", ge=1)
+    crop_part: float = option(0.6, "part of a stage's steps with crop_size", ge=0, le=1)
     workers: int = option(0, "decoding processes, for data sets of image files", ge=0)
+    prefetch_factor: int = option(4, "batches each decoding process keeps in store", ge=1)
     limit: int | None = option(None, "use only that many training images", ge=1)
+    limit_test: int | None = option(None, "use only that many test images", ge=1)
 
 
 @dataclass
@@ -58,9 +66,15 @@ class StageConfig:
     lr: float | None = option(None, "initial learning rate", gt=0)
     weight_decay: float | None = option(None, "L2 penalty of the optimizer", ge=0)
     momentum: float | None = option(None, "momentum of SGD", ge=0, lt=1)
+    nesterov: bool | None = option(None, "Nesterov's momentum")
     decay: str | None = option(
         None, "rate curve; multistep: the method's own, else x0.1 at 1/2 and 3/4", choices=DECAYS
     )
+    milestones: list[float] | None = option(None, "fractions of the stage at which multistep multiplies", gt=0, lt=1)
+    gamma: Any = option(None, "factor of multistep, or a list with one for each milestone", gt=0, le=1)
+    interval: int | None = option(None, "epochs of one cycle of cyclic", ge=1)
+    warmup: float | None = option(None, "epochs of linear rise to lr, at most half of the stage", ge=0)
+    clip: float | None = option(None, "largest norm of the whole gradient; null = what the method says, or any", gt=0)
     bn_batches: int = option(16, "batches to re-estimate BN statistics on, in fp32, after the last epoch", ge=0)
     distill: float = option(0.0, "weight of the distillation loss against the teacher's logits", ge=0, le=1)
 
@@ -76,7 +90,7 @@ class ScheduleConfig:
     finetune: StageConfig = field(default_factory=StageConfig)
     max_batches: int | None = option(None, "train on at most that many batches an epoch", ge=1)
     temperature: float = option(4.0, "softmax temperature of distillation", gt=0)
-    teacher: str | None = option(None, "float weights of the teacher; null = this run's own pretrain stage")
+    teacher: str | None = option(None, "run folder or float weights of it; null = this run's own pretrain stage")
 
 
 @dataclass
@@ -89,7 +103,7 @@ class TrainerConfig:
     channels_last: bool = option(True, "NHWC memory format")
     compile: bool = option(False, "torch.compile the network")
     deterministic: bool = option(True, "only deterministic operations")
-    threads: int | None = option(None, "CPU threads; null = torch's default", ge=1)
+    threads: int | None = option(None, "CPU threads; null = torch's default", ge=1, le=1024)
     progress: bool = option(True, "live progress bar per stage")
 
 
@@ -108,8 +122,8 @@ class LoggerConfig:
 class LatencyConfig:
     """The latency part of the final report."""
 
-    batches: list[int] = option([1], "batch sizes", ge=1)
-    threads: list[int] = option([1], "thread counts", ge=1)
+    batches: list[int] = option([1], "batch sizes", ge=1, le=1024)
+    threads: list[int] = option([1], "thread counts", ge=1, le=1024)
     seconds: float = option(6.0, "time budget of the whole latency part", ge=0)
 
 

@@ -8,14 +8,14 @@ import torch
 import torchvision
 from torch import Tensor
 
-from sparsign.datamodules.base import ImageData
+from sparsign.datamodules.on_device import OnDeviceImages
 from sparsign.datamodules.safe_pickle import load_arrays
 from sparsign.datamodules.splits import Split, missing
 
 PIXELS = 3 * 32 * 32
 
 
-class Cifar10(ImageData):
+class Cifar10(OnDeviceImages):
     """50,000 training and 10,000 test images of 3x32x32 in 10 classes.
 
     Looks for the binary files in root/cifar-10-batches-bin or root itself, then for the python version in
@@ -23,8 +23,9 @@ class Cifar10(ImageData):
     """
 
     classes = 10
+    class_names = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
     crop_padding = 4
-    flip = True
+    mirrored = True
 
     folders = ("cifar-10-batches-bin", "cifar-10-batches-py")
     train_files = tuple(f"data_batch_{i}" for i in range(1, 6))
@@ -86,6 +87,7 @@ class Cifar100(Cifar10):
     """50,000 training and 10,000 test images of 3x32x32 in 100 fine classes; root/cifar-100-binary or -python."""
 
     classes = 100
+    class_names = None
     folders = ("cifar-100-binary", "cifar-100-python")
     train_files = ("train",)
     test_files = ("test",)

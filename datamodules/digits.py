@@ -3,19 +3,20 @@
 import torch
 from sklearn.datasets import load_digits
 
-from sparsign.datamodules.base import ImageData
+from sparsign.datamodules.on_device import OnDeviceImages
 from sparsign.datamodules.splits import Split, stratified
 
 ENLARGE = 3
 
 
-class Digits(ImageData):
+class Digits(OnDeviceImages):
     """8x8 grey digits enlarged three times to 24x24, then zero-padded to `image_size`; 80 % train, 20 % test.
 
     The split into train and test is stratified and fixed (our choice: the set has no official one).
     """
 
     classes = 10
+    class_names = tuple("0123456789")
     crop_padding = 2
 
     def read(self) -> Split:

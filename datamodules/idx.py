@@ -2,6 +2,7 @@
 
 import gzip
 import zlib
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -9,19 +10,20 @@ import torch
 import torchvision
 from torch import Tensor
 
-from sparsign.datamodules.base import ImageData
+from sparsign.datamodules.on_device import OnDeviceImages
 from sparsign.datamodules.splits import Split, missing
 
 SIDE = 28
 
 
-class Mnist(ImageData):
+class Mnist(OnDeviceImages):
     """60,000 training and 10,000 test images of 28x28 grey digits, zero-padded to `image_size`.
 
     Looks for the four IDX files, each plain or .gz, in root/MNIST/raw, then in root itself.
     """
 
     classes = 10
+    class_names: Sequence[str] = tuple("0123456789")
     crop_padding = 2
 
     folder = "MNIST"
@@ -52,7 +54,11 @@ class Mnist(ImageData):
 class FashionMnist(Mnist):
     """60,000 training and 10,000 test images of 28x28 grey clothes; root/FashionMNIST/raw or root itself."""
 
-    flip = True
+    class_names = (
+        *("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat"),
+        *("Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"),
+    )
+    mirrored = True
     folder = "FashionMNIST"
     torchvision_class = torchvision.datasets.FashionMNIST
 

@@ -10,6 +10,7 @@ CLASSES = {
     "cifar100": "cifar.Cifar100",
     "digits": "digits.Digits",
     "fashion_mnist": "idx.FashionMnist",
+    "image_folder": "image_folder.ImageFolder",
     "imagenet": "imagenet.ImageNet",
     "mnist": "idx.Mnist",
     "tiny_imagenet": "tiny_imagenet.TinyImageNet",

@@ -40,6 +40,11 @@ def stratified(labels: Tensor, count: int, seed: int = SPLIT_SEED) -> tuple[Tens
     return (~taken).nonzero().flatten(), taken.nonzero().flatten()
 
 
+def subset(labels: Tensor, limit: int | None) -> Tensor:
+    """Sorted indices of all labels, or of `limit` of them with each class in its share."""
+    return stratified(labels, limit)[1] if limit is not None and limit < len(labels) else torch.arange(len(labels))
+
+
 def fit_images(images: Tensor, channels: int, image_size: int, dataset: str) -> Tensor:
     """Zero-pad [N, C, H, H] evenly to `image_size` and repeat one grey channel `channels` times where asked.
 

@@ -1,6 +1,7 @@
 """A data set that lives on the device as uint8 and is shuffled, augmented and normalised there, a batch at a time."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
@@ -22,14 +23,41 @@ def _affine(mean: tuple[float, ...], std: tuple[float, ...], device: torch.devic
     return scale, shift
 
 
-def crop(images: Tensor, offsets: Tensor, padding: int) -> Tensor:
-    """Random crops of zero-padded images, in one gather: image i starts at row, column `offsets[i]` of its padded self.
+def pad(images: Tensor, padding: int, mode: str) -> Tensor:
+    """[N, C, H, W] -> [N, C, H + 2 padding, W + 2 padding], with zeros or mirrored about the edge pixels (reflect).
 
-    images [N, C, H, W], offsets int64 [N, 2] in 0 .. 2 * padding -> [N, C, H, W].
+    Reflection needs padding < H and W.
     """
-    height, width = images.shape[-2:]
-    windows = F.pad(images, (padding,) * 4).unfold(2, height, 1).unfold(3, width, 1)
+    if mode == "zero" or padding == 0:
+        return F.pad(images, (padding,) * 4)
+    rows, columns = (_reflected(size, padding, images.device) for size in images.shape[-2:])
+    return images[:, :, rows][:, :, :, columns]
+
+
+@lru_cache(maxsize=16)
+def _reflected(size: int, padding: int, device: torch.device) -> Tensor:
+    inner = torch.arange(-padding, size + padding, device=device).abs()
+    return torch.where(inner < size, inner, 2 * (size - 1) - inner)
+
+
+def crop(images: Tensor, offsets: Tensor, side: int) -> Tensor:
+    """One window of `side` x `side` per image, in one gather: it starts at row, column `offsets[i]` of image i.
+
+    images [N, C, H, W], offsets int64 [N, 2] -> [N, C, side, side].
+    """
+    windows = images.unfold(2, side, 1).unfold(3, side, 1)
     return windows[torch.arange(len(images), device=images.device), :, offsets[:, 0], offsets[:, 1]]
+
+
+@dataclass(frozen=True)
+class Draw:
+    """The chance of one epoch, for this rank's images: their order, and where given the corners of their crops (of
+    full size, and of the smaller first ones) and which are mirrored."""
+
+    order: Tensor
+    offsets: Tensor | None
+    small: Tensor | None
+    mirrored: Tensor | None
 
 
 class TensorLoader:
@@ -39,8 +67,14 @@ class TensorLoader:
     With `shuffle` every one of `world_size` ranks gets equally many images (a few come twice); without it each image
     comes exactly once.
 
-    images: uint8 [N, C, H, W]; labels: [N]; crop_padding: zero pixels on each side before a random crop, 0 for none;
-    flip: mirror half of the images. Raises ValueError when nothing would be yielded.
+    Args:
+        images: uint8 [N, C, H, H]. labels: [N].
+        crop_padding: pixels added on each side before a random crop, 0 for no crop; pad_mode says which.
+        flip: "random" mirrors half of the images, "alternate" those that the epoch before left, "none" nothing.
+        crop_size, crop_epochs: smaller crops for the batches before the epoch (a fraction counts) `crop_epochs`.
+
+    Raises:
+        ValueError: nothing would be yielded.
     """
 
     def __init__(
@@ -52,7 +86,10 @@ class TensorLoader:
         std: Sequence[float],
         *,
         crop_padding: int = 0,
-        flip: bool = False,
+        pad_mode: str = "zero",
+        crop_size: int | None = None,
+        crop_epochs: float = 0.0,
+        flip: str = "none",
         shuffle: bool = False,
         drop_last: bool = False,
         seed: int = 0,
@@ -65,7 +102,9 @@ class TensorLoader:
         self.labels = labels.to(device, torch.int64)
         self.batch_size, self.drop_last = batch_size, drop_last
         self.mean, self.std = tuple(mean), tuple(std)
-        self.crop_padding, self.flip, self.shuffle, self.seed = crop_padding, flip, shuffle, seed
+        self.crop_padding, self.pad_mode, self.flip = crop_padding, pad_mode, flip
+        self.crop_size, self.crop_epochs = crop_size, crop_epochs if crop_size else 0.0
+        self.shuffle, self.seed = shuffle, seed
         self.channels_last = channels_last
         self.rank, self.world_size = rank, world_size
         self.epoch = 0
@@ -101,21 +140,26 @@ class TensorLoader:
         self.epoch, self._start = int(state["epoch"]), int(state["done"]) % len(self)
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        order, offsets, flips = self._draw()
+        draw = self._draw()
         start, self._start = self._start, 0
         for batch in range(start, len(self)):
             chosen = slice(batch * self.batch_size, (batch + 1) * self.batch_size)
-            index = order[chosen]
-            images = self.images[index]
-            if offsets is not None:
-                images = crop(images, offsets[chosen], self.crop_padding)
-            if flips is not None:
-                images = torch.where(flips[chosen].view(-1, 1, 1, 1), images.flip(-1), images)
-            images = normalise(images, self.mean, self.std)
+            index = draw.order[chosen]
+            images = normalise(self._augmented(draw, chosen, batch), self.mean, self.std)
             if self.channels_last:
                 images = images.contiguous(memory_format=torch.channels_last)
             self._done = batch + 1
             yield images, self.labels[index]
+
+    def _augmented(self, draw: Draw, chosen: slice, batch: int) -> Tensor:
+        images = self.images[draw.order[chosen]]
+        early = self.epoch + batch / len(self) < self.crop_epochs
+        offsets, side = (draw.small, self.crop_size) if early else (draw.offsets, images.shape[-1])
+        if offsets is not None:
+            images = crop(pad(images, self.crop_padding, self.pad_mode), offsets[chosen], side)
+        if draw.mirrored is not None:
+            images = torch.where(draw.mirrored[chosen].view(-1, 1, 1, 1), images.flip(-1), images)
+        return images
 
     def _count(self) -> int:
         """Images this rank yields in an epoch, before `drop_last`."""
@@ -124,19 +168,24 @@ class TensorLoader:
             return -(-total // self.world_size)
         return len(range(self.rank, total, self.world_size))
 
-    def _draw(self) -> tuple[Tensor, Tensor | None, Tensor | None]:
-        """This rank's order, crop offsets and flips for the whole epoch; drawn on the CPU, so equal on any device."""
+    def _draw(self) -> Draw:
+        """Drawn on the CPU, so equal on any device."""
         # a large factor, so that (seed, epoch + 1) and (seed + 1, epoch) do not draw the same stream
         generator = torch.Generator().manual_seed((self.seed * 1_000_003 + self.epoch) % 2**63)
-        total = len(self.images)
+        total, side = len(self.images), self.images.shape[-1]
         order = torch.randperm(total, generator=generator) if self.shuffle else torch.arange(total)
         if self.shuffle:
             order = order[torch.arange(self._count() * self.world_size) % total]
-        count, device = len(order), self.images.device
-        offsets = flips = None
+        offsets = small = mirrored = None
         if self.crop_padding:
-            offsets = torch.randint(2 * self.crop_padding + 1, (count, 2), generator=generator)
-        if self.flip:
-            flips = torch.randint(2, (count,), generator=generator, dtype=torch.bool)
-        mine = slice(self.rank, None, self.world_size)
-        return tuple(part if part is None else part[mine].to(device) for part in (order, offsets, flips))
+            offsets = torch.randint(2 * self.crop_padding + 1, (len(order), 2), generator=generator)
+        if self.flip == "random":
+            mirrored = torch.randint(2, (len(order),), generator=generator, dtype=torch.bool)
+        elif self.flip == "alternate":
+            first = torch.Generator().manual_seed((self.seed * 1_000_003 - 1) % 2**63)
+            mirrored = (torch.randint(2, (total,), generator=first) + self.epoch)[order] % 2 == 1
+        if self.epoch < self.crop_epochs:
+            places = side + 2 * self.crop_padding - self.crop_size + 1
+            small = torch.randint(places, (len(order), 2), generator=generator)
+        mine, device = slice(self.rank, None, self.world_size), self.images.device
+        return Draw(*(part if part is None else part[mine].to(device) for part in (order, offsets, small, mirrored)))

@@ -6,18 +6,18 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 from torchvision.datasets.utils import download_and_extract_archive
 
-from sparsign.datamodules.base import ImageData
+from sparsign.datamodules.decode import open_rgb
+from sparsign.datamodules.on_device import OnDeviceImages
 from sparsign.datamodules.splits import Split, missing
 
 URL = "http://cs231n.stanford.edu/tiny-imagenet-200.zip"
 SIDE = 64
 
 
-class TinyImageNet(ImageData):
+class TinyImageNet(OnDeviceImages):
     """100,000 training images and the 10,000 official validation images, which serve as test images here (our choice:
     the official test labels are not public).
 
@@ -27,7 +27,7 @@ class TinyImageNet(ImageData):
 
     classes = 200
     crop_padding = 8
-    flip = True
+    mirrored = True
 
     def read(self) -> Split:
         """Decode, or take what was decoded before; a damaged image raises ValueError with its path."""
@@ -72,13 +72,7 @@ def _decoded(items: list[tuple[Path, int]], cache: Path) -> tuple[Tensor, Tensor
 
 def decode(path: Path) -> np.ndarray:
     """One image file -> uint8 [3, 64, 64]. Raises ValueError for a damaged file or another size."""
-    try:
-        with Image.open(path) as image:
-            pixels = np.asarray(image.convert("RGB"))
-    except FileNotFoundError as error:
-        raise ValueError(f"{path}: listed, but there is no such file") from error
-    except (OSError, UnidentifiedImageError) as error:
-        raise ValueError(f"{path}: {path.stat().st_size} bytes that are not a whole image ({error})") from error
+    pixels = np.asarray(open_rgb(path))
     if pixels.shape != (SIDE, SIDE, 3):
         raise ValueError(f"{path}: {pixels.shape[1]}x{pixels.shape[0]} pixels, expected {SIDE}x{SIDE}")
     return pixels.transpose(2, 0, 1)

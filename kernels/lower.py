@@ -91,7 +91,7 @@ class Lowered:
             if self._wants_floats(node, but=[follower, *signs]):
                 chain.store(self._float_value(node.name))
                 fresh.add(node.name)
-            for reader in as_floats[:1]:
+            if as_floats:
                 chain.signum()
             for reader in as_floats:
                 chain.store(self._float_value(reader.name))

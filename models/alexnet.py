@@ -5,8 +5,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sparsign.models.layers import initialise
-from sparsign.models.options import check_form, check_image_size, choose
+from sparsign.models.checks import check_form, check_image_size, choose
+from sparsign.models.initialisation import initialise
 
 SMALL_IMAGE = 64
 

@@ -84,12 +84,14 @@ class Liveness:
             alive = (self.weights[node] & (x != 0).view(module_groups(module), 1, -1)).any(dim=2).flatten()
             bias = torch.zeros(len(alive)) if module.bias is None or self.through_sign else module.bias.detach().cpu()
             return bias.float().masked_fill(alive, VARYING)
-        if kind == "batchnorm":
+        if kind in ("batchnorm", "shift"):
             scale, shift = batchnorm_affine(module)
             declared = self.through_sign & (x == 0)
             return shift.masked_fill((scale != 0) & (x != 0), VARYING).masked_fill(declared, 0.0)
         if kind == "relu":
             return x.relu()
+        if kind == "prelu":
+            return F.prelu(x[None], module.weight.detach().float().cpu())[0]
         if kind in ("relu6", "hardtanh"):
             return F.hardtanh(x, module.min_val, module.max_val)
         if kind == "sign":

@@ -9,7 +9,9 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 from torch.nn.utils import parametrize
 
-from sparsign.models.layers import PadShortcut, Sign
+from sparsign.models.react import ChannelShift
+from sparsign.models.shortcuts import PadShortcut
+from sparsign.models.sign import Sign
 
 KINDS: dict[type[nn.Module], str] = {
     nn.Conv2d: "conv",
@@ -19,6 +21,8 @@ KINDS: dict[type[nn.Module], str] = {
     nn.ReLU6: "relu6",  # before Hardtanh, whose subclass it is
     nn.Hardtanh: "hardtanh",
     nn.ReLU: "relu",
+    nn.PReLU: "prelu",
+    ChannelShift: "shift",
     nn.MaxPool2d: "maxpool",
     nn.AvgPool2d: "avgpool",
     nn.AdaptiveAvgPool2d: "globalavgpool",
@@ -30,7 +34,10 @@ KINDS: dict[type[nn.Module], str] = {
 }
 FUNCTIONS = {operator.add: "add", operator.iadd: "add", torch.add: "add", torch.cat: "cat", torch.flatten: "flatten"}
 WEIGHTED = ("conv", "linear")
-ELEMENTWISE = ("batchnorm", "relu", "relu6", "hardtanh", "sign", "maxpool", "avgpool", "globalavgpool", "identity")
+ELEMENTWISE = (
+    *("batchnorm", "shift", "relu", "prelu", "relu6", "hardtanh", "sign"),
+    *("maxpool", "avgpool", "globalavgpool", "identity"),
+)
 """Kinds whose output channel c depends on input channel c alone."""
 
 
@@ -125,12 +132,16 @@ def shapes(graph: fx.GraphModule, example: Tensor) -> dict[fx.Node, tuple[int, .
 
 
 @torch.no_grad()
-def batchnorm_affine(module: nn.BatchNorm1d | nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
+def batchnorm_affine(module: nn.BatchNorm1d | nn.BatchNorm2d | ChannelShift) -> tuple[Tensor, Tensor]:
     """fp32 (scale a, shift b) [C] on the CPU with eval-mode batchnorm(x) == batch_norm(x, mean 0, var 1, a, b, eps 0).
 
+    A learned shift is the same with a = 1 (1 x + b rounds once, fused or not).
     Read off torch's own kernel at x = 1 and x = 0: it fuses multiply and add in b = beta - mean a, which no formula
     written with separate roundings reproduces to the last bit.
     """
+    if isinstance(module, ChannelShift):
+        shift = module.bias.detach().float().cpu()
+        return torch.ones_like(shift), shift
     mean, var = module.running_mean.detach().float().cpu(), module.running_var.detach().float().cpu()
     zero, one = torch.zeros_like(mean), torch.ones_like(mean)
     gamma = one if module.weight is None else module.weight.detach().float().cpu()
@@ -141,7 +152,10 @@ def batchnorm_affine(module: nn.BatchNorm1d | nn.BatchNorm2d) -> tuple[Tensor, T
 
 
 def batchnorm_after(model: nn.Module) -> dict[str, str]:
-    """{conv name: BN name} wherever conv -> (pool | identity)* -> BN and nothing else reads anything in between."""
+    """{conv name: BN name} wherever conv -> (ReLU | pool | identity)* -> BN and nothing else reads what is in between.
+
+    All of these pass on a positive factor of the filter, which BN then takes out.
+    """
     graph = trace(model)
     found = {}
     for node in graph.graph.nodes:
@@ -153,6 +167,6 @@ def batchnorm_after(model: nn.Module) -> dict[str, str]:
             kind = kind_of(graph, follower)
             if kind == "batchnorm":
                 found[node.target] = follower.target
-            if kind not in ("maxpool", "avgpool", "globalavgpool", "identity"):
+            if kind not in ("relu", "maxpool", "avgpool", "globalavgpool", "identity"):
                 break
     return found

@@ -6,7 +6,7 @@ import torch
 import torchvision
 from torch import Tensor, nn
 
-from sparsign.models.options import check_form, check_image_size, choose
+from sparsign.models.checks import check_form, check_image_size, choose
 
 SMALL_IMAGE = 64
 

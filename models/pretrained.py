@@ -1,60 +1,156 @@
-"""Loading float weights that somebody released into one of our networks."""
+"""Loading float weights that somebody released, or that a run of ours trained, into one of our networks."""
 
+from __future__ import annotations
+
+import hashlib
 import os
+import re
+import zipfile
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 SHOWN = 3  # how many offending names an error line carries
+UNDER = ("model", "net", "state_dict", "model_state_dict")
+PREFIXES = ("module.", "model.", "net.", "_orig_mod.")
+ORIGINAL = re.compile(r"(?:^|(?<=\.))parametrizations\.(\w+)\.original$")
 
 
-def load_pretrained(model: nn.Module, path: str | os.PathLike[str]) -> None:
-    """Copy the state dict in `path` into `model`.
+def weights_file(source: str | os.PathLike[str], option: str = "model.pretrained") -> Path:
+    """The file that `source` means: itself, or the end of the pretrain stage where it is a run folder.
 
-    Takes a plain state dict or one under "state_dict"; drops the prefix "module." of data-parallel checkpoints and
-    reads "linear." as "fc." where the network calls it so. BatchNorm's `num_batches_tracked` may be absent.
-
-    Raises FileNotFoundError when there is no file; ValueError when it is no safe state dict, or when names or shapes
-    differ from the network's. A classifier of another width is such a difference.
+    Raises FileNotFoundError, one line that names the option.
     """
-    path = Path(path).expanduser()
+    path = Path(source).expanduser()
+    if path.is_dir():
+        path = path / "checkpoints" / "pretrain.ckpt"
+        if not path.is_file():
+            raise FileNotFoundError(f"{option}={source}: expected a run folder with {path.relative_to(source)} in it")
     if not path.is_file():
-        raise FileNotFoundError(f"model.pretrained={path}: there is no such file")
-    state = _rename(_read_state(path), model)
+        raise FileNotFoundError(f"{option}={path}: there is no such file")
+    return path
+
+
+def load_pretrained(model: nn.Module, source: str | os.PathLike[str], option: str = "model.pretrained") -> None:
+    """Copy the float weights in a file, or those of a run folder's pretrain stage, into `model`.
+
+    Takes state dicts, plain or under "model", "net", "state_dict" or "model_state_dict", of any float type, also as
+    safetensors; drops the prefixes "module.", "model.", "net." and "_orig_mod.", takes the latent weights of a run's
+    checkpoint and reads "linear." as "fc." where the network calls it so. `num_batches_tracked` may be absent.
+
+    Raises FileNotFoundError when there is no file; ValueError when it is damaged or no safe state dict, when names or
+    shapes differ from the network's, or values are not finite, complex, of another kind or negative variances.
+    """
+    path = weights_file(source, option)
     wanted = model.state_dict()
+    try:
+        state = _renamed(plain_names(_state(read_tensors(path))), model)
+        _check_names(state, wanted, type(model).__name__)
+        for name, value in state.items():
+            _check_values(name, value, wanted[name])
+    except ValueError as error:
+        raise ValueError(f"{option}={source}: {error}") from None
+    model.load_state_dict(state, strict=False)
+
+
+def read_tensors(path: Path) -> Any:
+    """What a checkpoint holds: plain containers and tensors, on the CPU. Nothing in the file is executed.
+
+    Raises ValueError when the file is damaged (every part of torch's zip files has a checksum; a released file's name
+    may end in the start of its SHA-256), or holds anything else.
+    """
+    if path.suffix == ".safetensors":
+        try:
+            from safetensors.torch import load_file
+        except ImportError:
+            raise ValueError("a .safetensors file needs the package safetensors: pip install safetensors") from None
+        load = load_file
+    else:
+        load = _load_torch
+    try:
+        _check_digest(path)
+        return load(path)
+    except ValueError:
+        raise
+    except Exception as error:  # torch raises many kinds for files that are damaged or hold more than tensors
+        cause = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ValueError(f"no readable weights file ({cause})") from error
+
+
+def _load_torch(path: Path) -> Any:
+    return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def _check_digest(path: Path) -> None:
+    named = re.search(r"-([0-9a-f]{8})$", path.stem)
+    if named and re.search("[a-f]", named[1]) and hashlib.sha256(path.read_bytes()).hexdigest()[:8] != named[1]:
+        raise ValueError(f"damaged: its SHA-256 does not start with {named[1]}, as its name says")
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            bad = archive.testzip()
+        if bad:
+            raise ValueError(f"damaged: the checksum of {bad} in it is wrong")
+
+
+def plain_names(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Latent weights under the names of the bare network; masks, scales and duals of transforms are left out."""
+    named = {ORIGINAL.sub(r"\1", name): value for name, value in state.items()}
+    return {k: v for k, v in named.items() if "parametrizations." not in k and not k.endswith("_extra_state")}
+
+
+def _state(content: Any) -> dict[str, Tensor]:
+    stage = content.get("stage") if isinstance(content, dict) else None
+    if isinstance(stage, str) and stage != "pretrain":
+        raise ValueError(f"a run's checkpoint of stage {stage}, whose masks and codes would be lost; expected pretrain")
+    while isinstance(content, dict) and (inner := [k for k in UNDER if isinstance(content.get(k), dict)]):
+        content = content[inner[0]]
+    if isinstance(content, dict):
+        content = {k: v for k, v in content.items() if not str(k).endswith("_extra_state")}
+    if not isinstance(content, dict) or not content or not all(isinstance(v, Tensor) for v in content.values()):
+        raise ValueError("holds no state dict; expected names mapped to tensors")
+    return content
+
+
+def _renamed(state: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
+    known = model.state_dict()
+    renamed = {}
+    for name, value in state.items():
+        while name not in known and (prefix := next((p for p in PREFIXES if name.startswith(p)), None)):
+            name = name.removeprefix(prefix)
+        if name.startswith("linear.") and hasattr(model, "fc") and not hasattr(model, "linear"):
+            name = f"fc.{name[7:]}"
+        renamed[name] = value
+    return renamed
+
+
+def _check_names(state: dict[str, Tensor], wanted: dict[str, Tensor], network: str) -> None:
     absent = [name for name in wanted if name not in state and not name.endswith("num_batches_tracked")]
     extra = [name for name in state if name not in wanted]
+    shared = [name for name in state if name in wanted]
     wrong = [
-        f"{name} is {list(value.shape)}, expected {list(wanted[name].shape)}"
-        for name, value in state.items()
-        if name in wanted and value.shape != wanted[name].shape
+        f"{name} is {list(state[name].shape)}, expected {list(wanted[name].shape)}"
+        for name in shared
+        if state[name].shape != wanted[name].shape
     ]
+    head = next((name for name in reversed(wanted) if wanted[name].dim() > 1), "")
+    if wrong and not absent and not extra and all(line.startswith(head.rpartition(".")[0]) for line in wrong):
+        raise ValueError(f"its head {'; '.join(wrong)}: another number of classes")
     faults = [
         f"{label} {len(names)} ({', '.join(names[:SHOWN])}{', ...' if len(names) > SHOWN else ''})"
         for label, names in (("missing", absent), ("unknown", extra), ("of another shape", wrong))
         if names
     ]
     if faults:
-        raise ValueError(f"model.pretrained={path} does not fit {type(model).__name__}: weights {'; '.join(faults)}")
-    model.load_state_dict(state, strict=False)
+        raise ValueError(f"does not fit {network}: weights {'; '.join(faults)}")
 
 
-def _read_state(path: Path) -> dict[str, Tensor]:
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises many kinds for files that are damaged or hold more than tensors
-        cause = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ValueError(f"model.pretrained={path} is no readable weights file ({cause})") from error
-    if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
-        content = content["state_dict"]
-    if not isinstance(content, dict) or not content or not all(isinstance(v, Tensor) for v in content.values()):
-        raise ValueError(f"model.pretrained={path} holds no state dict; expected names mapped to tensors")
-    return content
-
-
-def _rename(state: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
-    state = {name.removeprefix("module."): value for name, value in state.items()}
-    if hasattr(model, "fc") and not hasattr(model, "linear"):
-        state = {f"fc.{name[7:]}" if name.startswith("linear.") else name: value for name, value in state.items()}
-    return state
+def _check_values(name: str, value: Tensor, wanted: Tensor) -> None:
+    if value.is_complex() or value.is_floating_point() != wanted.is_floating_point():
+        kind = f"{wanted.dtype}".removeprefix("torch.")
+        raise ValueError(f"{name} holds {f'{value.dtype}'.removeprefix('torch.')} numbers, expected {kind}")
+    if not value.to(wanted.dtype).isfinite().all():
+        raise ValueError(f"{name} holds NaN or infinite numbers")
+    if name.endswith("running_var") and (value < 0).any():
+        raise ValueError(f"{name} holds negative variances")

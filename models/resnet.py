@@ -1,4 +1,4 @@
-"""ResNets: 18 and 50 as in torchvision, 20 and 56 as in the CIFAR section of the ResNet paper, and their binary forms.
+"""ResNets: 18, 34, 50 as in torchvision; 20, 32, 44, 56 as in the ResNet paper's CIFAR section; and their binary forms.
 
 Parameter names are torchvision's. Small images (<= 64 px) meet a 3x3 stride-1 stem without max-pool (our choice, as is
 usual for CIFAR); larger ones the 7x7 stride-2 stem with max-pool.
@@ -13,8 +13,10 @@ from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock
 
 from sparsign.models.binary_blocks import BLOCKS, build_block
-from sparsign.models.layers import PadShortcut, SignGradient, initialise
-from sparsign.models.options import check_form, check_image_size, choose
+from sparsign.models.checks import check_form, check_image_size, choose
+from sparsign.models.initialisation import initialise
+from sparsign.models.shortcuts import POOLED, SHORTCUTS, PadShortcut, ShortcutKind
+from sparsign.models.sign import SignGradient
 
 BlockBuilder = Callable[[int, int, int], nn.Module]
 SMALL_IMAGE = 64
@@ -64,16 +66,16 @@ class StagedResNet(nn.Module):
 def resnet18(num_classes: int, in_channels: int, image_size: int, form: str, **options: Any) -> nn.Module:
     """ResNet-18: 16 block convs in stages of 64-128-256-512; 11.16M conv weights with the small stem.
 
-    Options (form fbin only): `block` bireal | resnet_e | preact, `sign_gradient` hardtanh | approx.
+    Options (form fbin only): `block` bireal | plain | react | resnet_e | preact, `shortcut` conv | sign_conv |
+    duplicate (default: sign_conv for plain, else conv), `sign_gradient` hardtanh | approx (default: approx for bireal
+    and react, else hardtanh).
     """
-    check_form("resnet18", form)
-    check_image_size("resnet18", image_size, minimum=8)
-    if form == "fbin":
-        return _binary_resnet(
-            "resnet18", (64, 128, 256, 512), (2, 2, 2, 2), num_classes, in_channels, image_size, options
-        )
-    choose("resnet18 in this form", options, {})
-    return _torchvision_resnet(torchvision.models.resnet18, num_classes, in_channels, image_size)
+    return _basic_resnet("resnet18", (2, 2, 2, 2), num_classes, in_channels, image_size, form, options)
+
+
+def resnet34(num_classes: int, in_channels: int, image_size: int, form: str, **options: Any) -> nn.Module:
+    """ResNet-34: as `resnet18` with 3, 4, 6 and 3 blocks; 21.27M conv weights with the small stem."""
+    return _basic_resnet("resnet34", (3, 4, 6, 3), num_classes, in_channels, image_size, form, options)
 
 
 def resnet50(num_classes: int, in_channels: int, image_size: int, form: str, **options: Any) -> nn.Module:
@@ -91,6 +93,16 @@ def resnet20(num_classes: int, in_channels: int, image_size: int, form: str, **o
     Options (form fbin only): as for `resnet18`.
     """
     return _cifar_resnet("resnet20", 3, num_classes, in_channels, image_size, form, options)
+
+
+def resnet32(num_classes: int, in_channels: int, image_size: int, form: str, **options: Any) -> nn.Module:
+    """ResNet-32 of the CIFAR section: as `resnet20` with five blocks a stage; 0.46M weights."""
+    return _cifar_resnet("resnet32", 5, num_classes, in_channels, image_size, form, options)
+
+
+def resnet44(num_classes: int, in_channels: int, image_size: int, form: str, **options: Any) -> nn.Module:
+    """ResNet-44 of the CIFAR section: as `resnet20` with seven blocks a stage; 0.66M weights."""
+    return _cifar_resnet("resnet44", 7, num_classes, in_channels, image_size, form, options)
 
 
 def resnet56(num_classes: int, in_channels: int, image_size: int, form: str, **options: Any) -> nn.Module:
@@ -114,6 +126,23 @@ def _torchvision_resnet(
     if small:
         model.maxpool = nn.Identity()
     return model
+
+
+def _basic_resnet(
+    name: str,
+    depths: Sequence[int],
+    num_classes: int,
+    in_channels: int,
+    image_size: int,
+    form: str,
+    options: dict[str, Any],
+) -> nn.Module:
+    check_form(name, form)
+    check_image_size(name, image_size, minimum=8)
+    if form == "fbin":
+        return _binary_resnet(name, (64, 128, 256, 512), depths, num_classes, in_channels, image_size, options)
+    choose(f"{name} in this form", options, {})
+    return _torchvision_resnet(getattr(torchvision.models, name), num_classes, in_channels, image_size)
 
 
 def _cifar_resnet(
@@ -145,14 +174,18 @@ def _binary_resnet(
     image_size: int,
     options: dict[str, Any],
 ) -> nn.Module:
-    chosen = choose(name, options, {"block": BLOCKS, "sign_gradient": (None, "hardtanh", "approx")})
-    block = chosen["block"]
-    gradient: SignGradient = chosen["sign_gradient"] or ("approx" if block == "bireal" else "hardtanh")
+    choices = {"block": BLOCKS, "sign_gradient": (None, "hardtanh", "approx"), "shortcut": (None, *SHORTCUTS)}
+    chosen = choose(name, options, choices)
+    block, asked = chosen["block"], chosen["shortcut"]
+    if block == "preact" and asked is not None:
+        raise ValueError(f"model.options.shortcut={asked} is not possible for {name} with preact blocks; expected null")
+    gradient: SignGradient = chosen["sign_gradient"] or ("approx" if block in ("bireal", "react") else "hardtanh")
+    shortcut: ShortcutKind = asked or ("sign_conv" if block in ("plain", "preact") else "conv")
     small = image_size <= SMALL_IMAGE
-    if block != "preact":  # the 2x2 average pool of the shortcut rounds down where a strided conv rounds up
-        check_image_size(f"{name} with {block} blocks", image_size, 8, 2 ** (len(widths) - 1) * (1 if small else 4))
+    if shortcut in POOLED:
+        check_image_size(f"{name} with pooled shortcuts", image_size, 8, 2 ** (len(widths) - 1) * (1 if small else 4))
 
     def build(inputs: int, outputs: int, stride: int) -> nn.Module:
-        return build_block(block, inputs, outputs, stride, gradient)
+        return build_block(block, inputs, outputs, stride, gradient, shortcut)
 
     return StagedResNet(build, widths, depths, num_classes, in_channels, small, stem_relu=block == "preact")

@@ -10,7 +10,7 @@ def write_atomic(path: str | Path, data: str | bytes) -> None:
     """Write through a temporary file in the same folder and a rename: readers see the old content or the new."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.part")
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         with open(part, "wb") as file:
             file.write(data.encode() if isinstance(data, str) else data)

@@ -4,7 +4,7 @@ What is most frequent stands last, where it costs least.
 """
 
 DICTIONARY = (
-    b'"classes":["conv_transpose","upsample","permute","prelu",{"slope":"gelu","silu","hardswish","hardsigmoid",'
+    b'"class_names":["conv_transpose","upsample","permute","prelu",{"slope":"gelu","silu","hardswish","hardsigmoid",'
     b'"sigmoid","mul","mul_scalar","add_scalar",{"value":"features.classifier.block."stride":[2,2],"padding":[3,3]'
     b'{"kernel":[3,3],"dilation":[1,1],"ceil_mode":true,"count_include_pad":false,"globalavgpool","avgpool"'
     b'"pad_shortcut",{"stride":2,"before":8,"after":16}"width":16"layout":"irregular""layout":"groups"'

@@ -8,11 +8,11 @@ NONE = type(None)
 NUMBER = (int, float)
 SCHEMA: dict[str, tuple[type, ...]] = {
     "sparsign": (str,),
-    "classes": (list,),
     "model.name": (str,),
     "model.form": (str,),
     "model.options": (dict,),
     "dataset.name": (str,),
+    "dataset.class_names": (list,),
     "dataset.mean": (list,),
     "dataset.std": (list,),
     "compressor.name": (str,),
@@ -35,7 +35,7 @@ SCHEMA: dict[str, tuple[type, ...]] = {
 """Every key, all of them optional, with its types. original: `parameters` of the uncut network, and `dropped`: [name,
 full shape, coded] of layers of which nothing is left; proof: see `evaluation.proof`."""
 LISTS: dict[str, tuple[type, ...]] = {
-    "classes": (str,),
+    "dataset.class_names": (str,),
     "dataset.mean": NUMBER,
     "dataset.std": NUMBER,
     "proof.close": (int,),

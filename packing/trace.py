@@ -10,10 +10,11 @@ from torch import Tensor, fx, nn
 
 from sparsign.models.channels import Liveness
 from sparsign.models.graph import WEIGHTED, module_of, trace
+from sparsign.models.react import ChannelShift
 from sparsign.packing.encode import Encode, layer_codes
 from sparsign.packing.spec import OPS, LayerCodes, Node, PackedModel
 
-RENAMED = {"batchnorm": "affine"}
+RENAMED = {"batchnorm": "affine", "shift": "affine"}
 """Kinds of torch layers whose operation has another name."""
 
 
@@ -46,9 +47,9 @@ def to_packed(
 
 
 def _parameters(model: nn.Module) -> list[Tensor]:
-    """What a plain checkpoint of the network would hold: weights, biases and BN's scale and shift."""
-    layers = (nn.Conv2d, nn.Linear, nn.BatchNorm1d, nn.BatchNorm2d)
-    tensors = [getattr(m, name) for m in model.modules() if isinstance(m, layers) for name in ("weight", "bias")]
+    """What a plain checkpoint of the network would hold: weights, biases, BN's scale and shift, slopes."""
+    layers = (nn.Conv2d, nn.Linear, nn.BatchNorm1d, nn.BatchNorm2d, nn.PReLU, ChannelShift)
+    tensors = [getattr(m, name, None) for m in model.modules() if isinstance(m, layers) for name in ("weight", "bias")]
     return [t for t in tensors if t is not None]
 
 

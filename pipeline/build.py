@@ -5,20 +5,23 @@ from __future__ import annotations
 import logging
 import os
 import warnings
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import pytorch_lightning as pl
 import torch
 from hydra.utils import get_class, get_method, instantiate
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
 from sparsign.compressors.base import Compressor
+from sparsign.configs.members import targets
 from sparsign.configs.options import check
+from sparsign.datamodules.base import ImageData
+from sparsign.models.checks import check_takes
 from sparsign.models.pretrained import load_pretrained
-from sparsign.pipeline.checkpoints import AtomicCheckpointIO
 
-logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)  # its notices are about itself, not about the run
+if TYPE_CHECKING:  # it takes seconds to import: only what trains does
+    import pytorch_lightning as pl
+
 warnings.filterwarnings("ignore", module="pytorch_lightning")
 warnings.filterwarnings("ignore", message="Grad strides")  # DDP, of channels-last 1x1 kernels: a matter of speed
 
@@ -36,6 +39,22 @@ def validate(config: DictConfig) -> None:
         check(OmegaConf.to_object(config[name]), name)
     if not 0 <= config.seed < 2**32:
         raise ValueError(f"seed={config.seed}: expected a value in [0, {2**32})")
+    for mine, theirs in (("num_classes", "num_classes"), ("in_channels", "channels"), ("image_size", "image_size")):
+        if config.model[mine] != config.dataset[theirs]:
+            raise ValueError(
+                f"model.{mine}={config.model[mine]}: expected {config.dataset[theirs]}, dataset.{theirs} of "
+                f"dataset={config.dataset.name}"
+            )
+    for group in ("compressor", "model", "dataset"):
+        _check_name(group, config[group].name, config[group]._target_)
+
+
+def _check_name(group: str, name: str, target: str) -> None:
+    """Files and reports name a member: `dataset.name=mnist` on another set of ours would be believed."""
+    members = targets(group)
+    if name in members and members[name] != target and target in members.values():
+        right = next(member for member, its in members.items() if its == target)
+        raise ValueError(f"{group}.name={name}: expected {right}; to change the {group}, say {group}={name}")
 
 
 def compressor(config: DictConfig) -> Compressor:
@@ -43,7 +62,7 @@ def compressor(config: DictConfig) -> Compressor:
     return instantiate(config.compressor, _convert_="all")
 
 
-def data(config: DictConfig, device: torch.device | str = "cpu") -> pl.LightningDataModule:
+def data(config: DictConfig, device: torch.device | str = "cpu") -> ImageData:
     """The data set, set up on the device where it will be used."""
     options = {k: v for k, v in plain(config.dataset).items() if k not in ("_target_", "name")}
     module = get_class(config.dataset._target_)(seed=config.seed, **options)
@@ -59,14 +78,22 @@ def given(options: dict[str, Any]) -> dict[str, Any]:
     return {k: v for k, v in options.items() if v is not None}
 
 
-def model(config: DictConfig) -> nn.Module:
-    """The network, initialised from the seed or from `model.pretrained`."""
+def network(config: DictConfig) -> nn.Module:
+    """The network, initialised from the seed."""
     m = plain(config.model)
     torch.manual_seed(config.seed)
     builder = get_method(m["_target_"])
     net = builder(m["num_classes"], m["in_channels"], m["image_size"], m["form"], **given(m["options"]))
-    if m["pretrained"]:
-        load_pretrained(net, m["pretrained"])
+    if config.dataset.crop_size:
+        check_takes(net, config.dataset.channels, config.dataset.crop_size, "dataset.crop_size")
+    return net
+
+
+def model(config: DictConfig) -> nn.Module:
+    """The network, initialised from the seed or from `model.pretrained`."""
+    net = network(config)
+    if config.model.pretrained:
+        load_pretrained(net, config.model.pretrained)
     return net
 
 
@@ -98,6 +125,12 @@ def uses_bf16(config: DictConfig) -> bool:
 
 def trainer(config: DictConfig, epochs: int, callbacks: list[pl.Callback]) -> pl.Trainer:
     """A fresh Trainer for one stage. It logs and checkpoints nothing by itself: the callbacks do."""
+    import pytorch_lightning as pl
+
+    from sparsign.pipeline.checkpoints import AtomicCheckpointIO
+
+    # Its notices are about itself, not about the run; importing it sets the level anew.
+    logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
     t = config.trainer
     torch.utils.deterministic.fill_uninitialized_memory = False
     return pl.Trainer(

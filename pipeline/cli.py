@@ -7,7 +7,7 @@ import re
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import wraps
+from functools import partial, wraps
 from itertools import takewhile
 from typing import ParamSpec, TypeVar
 
@@ -15,22 +15,37 @@ from hydra.errors import HydraException, InstantiationException
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 from rich.console import Console
 
-from sparsign.configs.help import MOST_LISTED
+from sparsign.configs.help import MOST_LISTED, print_help
 from sparsign.configs.options import near_match
 from sparsign.pipeline.folder import RunFolder
 
 WANTS_TRACEBACK = os.environ.get("HYDRA_FULL_ERROR") == "1"
+FAILED: list[str] = []
+"""Jobs of a sweep that failed."""
 P = ParamSpec("P")
 T = TypeVar("T")
 
 
-def run_cli(main: Callable[[], object]) -> None:
-    """Runs a Hydra main. On failure prints `error: <one line>` and exits with 1; tracebacks with HYDRA_FULL_ERROR=1."""
+def run_cli(main: Callable[[], object], name: str) -> None:
+    """Runs the Hydra main of the config `name`. On failure prints `error: <one line>` and exits with 1; tracebacks
+    with HYDRA_FULL_ERROR=1."""
+    sys.argv[1:] = [spelled(argument) for argument in sys.argv[1:]]
+    flags = {argument for argument in sys.argv[1:] if argument.startswith("-")}
+    if flags and flags <= {"--help", "-h"}:
+        overrides = [argument for argument in sys.argv[1:] if argument not in flags]
+        main = partial(print_help, name, overrides)
     if WANTS_TRACEBACK:
         main()
         return
     os.environ["HYDRA_FULL_ERROR"] = "1"  # have Hydra hand exceptions over instead of printing its own version of them
     fails_in_one_line(main)()
+    if FAILED:
+        raise SystemExit(1)
+
+
+def spelled(argument: str) -> str:
+    """`++compressor.ratios={conv1: 0.5}` for the same without ++, which Hydra wants for keys that are not there yet."""
+    return f"++{argument}" if re.match(r"compressor\.\w+=\{", argument) else argument
 
 
 def fails_in_one_line(task: Callable[P, T]) -> Callable[P, T]:
@@ -109,6 +124,9 @@ def resume_hint(folder: RunFolder, console: Console) -> Iterator[None]:
     try:
         yield
     except (KeyboardInterrupt, SystemExit):  # Lightning turns the first into the second
+        if not folder.started:
+            console.print("\ninterrupted before there was anything to keep")
+            raise SystemExit(130) from None
         advice = f"add resume={folder.path} to the same command to go on where it stopped"
         console.print(f"\ninterrupted: {advice}", soft_wrap=True)
         raise SystemExit(130) from None

@@ -9,9 +9,10 @@ from typing import Any
 from omegaconf import DictConfig
 
 from sparsign.datamodules import registry as datasets
+from sparsign.datamodules.base import ImageData
 from sparsign.models import registry as models
 from sparsign.pipeline import build
-from sparsign.pipeline.stages import Trained
+from sparsign.pipeline.trained import Trained
 
 
 def packed_meta(config: DictConfig, run: Trained) -> dict[str, Any]:
@@ -29,13 +30,9 @@ def packed_meta(config: DictConfig, run: Trained) -> dict[str, Any]:
             "name": _registered(plain["dataset"], datasets.path),
             "mean": plain["dataset"]["mean"],
             "std": plain["dataset"]["std"],
-        },
-        "compressor": {
-            "name": plain["compressor"]["name"],
-            "pfr": plain["compressor"].get("pfr") or None,
-            "pfr_unit": run.compressor.PFR_UNIT,
         }
-        | ({"group": plain["compressor"]["group"]} if "group" in plain["compressor"] else {}),
+        | _class_names(run.data),
+        "compressor": {"name": plain["compressor"]["name"]} | run.compressor.accounting(),
         "seed": plain["seed"],
         "accuracy": {"float_top1": run.top1[names[0]], "trained_top1": run.top1[names[-1]]},
     }
@@ -45,3 +42,9 @@ def _registered(group: dict[str, Any], path: Callable[[str], str | None]) -> str
     """The group's name, marked where our registry knows another class or function under it, or none."""
     known = path(group["name"]) == group["_target_"]
     return group["name"] if known else f"{group['name']} (unregistered)"
+
+
+def _class_names(data: ImageData) -> dict[str, list[str]]:
+    """The classes' names, of sets whose folders decide them: those of the others go without saying."""
+    own = data.class_names is not None and data.class_names is not type(data).class_names
+    return {"class_names": list(data.class_names)} if own else {}

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytorch_lightning as pl
@@ -12,11 +14,10 @@ from torch import Tensor, nn
 
 from sparsign.compressors.base import Compressor, Recipe, Stage
 from sparsign.pipeline import optim, ranks
+from sparsign.pipeline.seeds import epoch_seed
 
-
-def epoch_seed(seed: int, stage: str, epoch: int) -> int:
-    """The torch seed of an epoch: a resumed run draws the same dropout masks as one that never stopped."""
-    return (seed * 1_000_003 + sum(ord(c) * 31**i for i, c in enumerate(stage)) * 8191 + epoch) % 2**63
+FAR, PATIENCE = 20, 3
+"""An epoch whose loss is above FAR log(classes) is far above chance; PATIENCE of them in a row are divergence."""
 
 
 class StageModule(pl.LightningModule):
@@ -43,6 +44,7 @@ class StageModule(pl.LightningModule):
     ) -> None:
         super().__init__()
         self.net, self.compressor, self.stage, self.recipe, self.seed = net, compressor, stage, recipe, seed
+        self.classes = self._far_epochs = 0
         self.on_epoch, self.distill, self.temperature = on_epoch, distill, temperature
         # Held outside the module tree: neither belongs into the checkpoint.
         object.__setattr__(self, "teacher", teacher)
@@ -70,10 +72,8 @@ class StageModule(pl.LightningModule):
     def training_step(self, batch: tuple[Tensor, Tensor], index: int) -> Tensor:
         images, labels = batch
         logits = self.forward_net(images)
-        loss = nn.functional.cross_entropy(logits, labels)
-        if self.teacher is not None and self.distill > 0:
-            loss = (1 - self.distill) * loss + self.distill * self._distillation(images, logits)
-        penalty = self.compressor.penalty(self.net, self.stage)
+        self.classes = logits.shape[1]
+        loss, penalty = self.compressor.loss(self.net, self.stage, batch, logits, partial(self._task, batch))
         with torch.no_grad():
             correct = (logits.argmax(1) == labels).sum()
             extra = torch.zeros_like(loss) if penalty is None else penalty
@@ -82,6 +82,14 @@ class StageModule(pl.LightningModule):
         self.log("loss", loss.detach(), prog_bar=True, logger=False)
         return loss if penalty is None else loss + penalty
 
+    def _task(self, batch: tuple[Tensor, Tensor], logits: Tensor) -> Tensor:
+        """Cross-entropy of logits for the batch, mixed with the distillation loss where the stage has a teacher."""
+        images, labels = batch
+        loss = nn.functional.cross_entropy(logits, labels)
+        if self.teacher is not None and self.distill > 0:
+            loss = (1 - self.distill) * loss + self.distill * self._distillation(images, logits)
+        return loss
+
     def _distillation(self, images: Tensor, logits: Tensor) -> Tensor:
         """T^2 KL(teacher || student) of softened logits (Hinton et al., 2015)."""
         with torch.no_grad():
@@ -89,8 +97,21 @@ class StageModule(pl.LightningModule):
         student = (logits / self.temperature).log_softmax(1)
         return self.temperature**2 * nn.functional.kl_div(student, target, reduction="batchmean", log_target=True)
 
+    def _check_loss(self, loss: float) -> None:
+        """Stops a stage that diverges, before its checkpoint is overwritten: what was there before is kept."""
+        chance = math.log(self.classes) if self.classes else math.inf
+        self._far_epochs = self._far_epochs + 1 if loss > FAR * chance else 0
+        if not math.isfinite(loss) or self._far_epochs >= PATIENCE:
+            raise ValueError(
+                f"stage {self.stage.name} diverged in epoch {self.current_epoch + 1}: its loss is {loss:.3g} "
+                f"(chance: {chance:.3g}); expected a smaller schedule.{self.stage.kind}.lr (now {self.recipe.lr:g}) "
+                f"or schedule.{self.stage.kind}.clip=1 to help"
+            )
+
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         self.compressor.before_step(self.net, self.stage)
+        if self.recipe.clip is not None:
+            nn.utils.clip_grad_norm_(self.net.parameters(), self.recipe.clip)
 
     def on_train_batch_end(self, outputs: Any, batch: Any, index: int) -> None:
         self.compressor.after_step(self.net, self.stage)
@@ -108,6 +129,7 @@ class StageModule(pl.LightningModule):
         self._train_seconds = None
         n = max(1, self._images * ranks.size())  # every rank has equally many
         loss, penalty, correct = (ranks.total(self._sums) / n).tolist()
+        self._check_loss(loss)
         row = {
             "stage": self.stage.name,
             "epoch": self.current_epoch,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import Any
 
 import torch
@@ -18,14 +18,32 @@ def merge(recipe: Recipe, stage: StageConfig) -> Recipe:
     """The compressor's recipe with what the schedule says put over it; a stage that trains nothing stays so.
 
     decay=multistep without milestones of the method's own: x0.1 at 1/2 and 3/4 of the stage (our choice).
+
+    Raises:
+        ValueError: gammas that are no numbers, or not one for each milestone.
     """
-    names = ("epochs", "optimizer", "lr", "weight_decay", "momentum", "decay")
     if recipe.epochs == 0:
         return recipe
-    recipe = replace(recipe, **{n: getattr(stage, n) for n in names if getattr(stage, n) is not None})
-    if recipe.decay == "multistep" and not recipe.milestones:
-        recipe = replace(recipe, milestones=(0.5, 0.75), gamma=0.1)
+    asked = {f.name: getattr(stage, f.name) for f in fields(Recipe)}
+    recipe = replace(recipe, **{name: _plain(value) for name, value in asked.items() if value is not None})
+    if recipe.decay == "multistep":
+        if not recipe.milestones:
+            recipe = replace(recipe, milestones=(0.5, 0.75), gamma=0.1 if stage.gamma is None else recipe.gamma)
+        _check_gamma(recipe)
     return recipe
+
+
+def _plain(value: Any) -> Any:
+    return value if isinstance(value, (str, int, float)) else tuple(value)
+
+
+def _check_gamma(recipe: Recipe) -> None:
+    factors = recipe.gamma if isinstance(recipe.gamma, tuple) else (recipe.gamma,)
+    numbers = all(isinstance(g, (int, float)) for g in factors)
+    if not numbers or len(factors) not in {len(recipe.milestones)} | ({1} if recipe.gamma is factors[0] else set()):
+        raise ValueError(
+            f"schedule.*.gamma={recipe.gamma}: expected a number, or one for each of the milestones {recipe.milestones}"
+        )
 
 
 UNNORMALISED_LR = 0.02
@@ -50,16 +68,24 @@ def optimizer(recipe: Recipe, groups: list[dict[str, Any]]) -> torch.optim.Optim
 def lr_factor(recipe: Recipe, steps_per_epoch: int, epochs: int) -> Callable[[int], float]:
     """step -> factor on the initial learning rate.
 
-    cosine: 0.5 (1 + cos(pi t / T)); multistep: gamma at each milestone, a fraction of the stage; cyclic: restarts every
-    `interval` epochs, then x0.1 after each third of the interval; constant: 1.
+    cosine: 0.5 (1 + cos(pi t / T)); linear: 1 - t / T; multistep: gamma at each milestone, a fraction of the stage;
+    cyclic: restarts every `interval` epochs, then x0.1 after each third of the interval; constant: 1. A warm-up of w
+    steps (at most half of the stage) multiplies them by (t + 1) / w; cosine and linear fall in what is left.
     """
     total = max(1, steps_per_epoch * epochs)
+    warm = min(int(recipe.warmup * steps_per_epoch), total // 2)
 
     def factor(step: int) -> float:
-        t = min(step / total, 1.0)
+        return curve(step) * (step + 1) / warm if step < warm else curve(step)
+
+    def curve(step: int) -> float:
+        left = min(max(step - warm, 0) / (total - warm), 1.0)
         if recipe.decay == "cosine":
-            return 0.5 * (1 + math.cos(math.pi * t))
+            return 0.5 * (1 + math.cos(math.pi * left))
+        if recipe.decay == "linear":
+            return 1 - left
         if recipe.decay == "multistep":
+            t = min(step / total, 1.0)
             gammas = recipe.gamma if isinstance(recipe.gamma, tuple) else [recipe.gamma] * len(recipe.milestones)
             return math.prod(g for g, m in zip(gammas, recipe.milestones, strict=True) if t >= m)
         if recipe.decay == "cyclic":

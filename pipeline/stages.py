@@ -4,43 +4,27 @@ from __future__ import annotations
 
 import sys
 import time
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Iterator
+from contextlib import contextmanager
 
-import pytorch_lightning as pl
 import torch
 from omegaconf import DictConfig
 from rich.console import Console
-from torch import Tensor, nn
+from torch import Tensor
 
-from sparsign.compressors.base import Compressor, Stage
-from sparsign.pipeline import build, optim, ranks
+from sparsign.pipeline import build, ranks
 from sparsign.pipeline.adapt import reestimate_batchnorm
-from sparsign.pipeline.checkpoints import MidStageCheckpoint
 from sparsign.pipeline.folder import RunFolder, load_plain, save_atomic
-from sparsign.pipeline.module import StageModule, epoch_seed
-from sparsign.pipeline.progress import StageBar
-from sparsign.pipeline.teacher import build_teacher, check_teacher
+from sparsign.pipeline.pack import check_layer_patterns, check_packable
+from sparsign.pipeline.plan import StagePlan, resolve
+from sparsign.pipeline.seeds import epoch_seed
+from sparsign.pipeline.teacher import check_teacher
 from sparsign.pipeline.tracking import Tracker
+from sparsign.pipeline.trained import Trained, test_top1
 
 
-@dataclass
-class Trained:
-    """What training hands over: the network in eval mode with all transforms, and how it did on the test set.
-
-    `top1` after every stage, `logits` [N, classes] (fp32) of the last.
-    """
-
-    model: nn.Module
-    compressor: Compressor
-    data: pl.LightningDataModule
-    folder: RunFolder
-    top1: dict[str, float] = field(default_factory=dict)
-    logits: Tensor | None = None
-
-
-def run_stages(config: DictConfig, folder: RunFolder, tracker: Tracker, console: Console) -> Trained:
-    """Runs all stages of the compressor, going on from what the run folder holds."""
+def prepare(config: DictConfig, folder: RunFolder) -> Trained:
+    """Everything before the first step. What cannot work is refused here: nothing has been written or trained yet."""
     if config.trainer.threads:
         torch.set_num_threads(config.trainer.threads)
     device = build.device(config)
@@ -51,141 +35,121 @@ def run_stages(config: DictConfig, folder: RunFolder, tracker: Tracker, console:
         ranks.barrier()
     model = build.model(config).to(device)
     compressor = build.compressor(config)
+    check_layer_patterns(compressor, model)
     example = next(iter(data.test_dataloader()))[0][:1]
     compressor.prepare(model, example)
-    stages = compressor.stages(model)
-    check_teacher(config, folder, stages)
+    plan = resolve(config, compressor, model)
+    check_teacher(config, folder, plan)
+    if not folder.started:
+        check_packable(config, model)
+    return Trained(config, model, compressor, data, folder, plan)
 
-    run = Trained(model, compressor, data, folder)
-    done = _finished(folder, stages)
+
+def run_stages(run: Trained, tracker: Tracker, console: Console) -> Trained:
+    """Runs all stages of the compressor, going on from what the run folder holds."""
+    done = _finished(run)
     if done:
-        _load_boundary(run, done)
-        console.print(f"[dim]resumed after stage {done[-1].name}[/]")
-    position = _mid_stage_position(folder, stages[len(done) :])
+        _load_boundaries(run, done)
+        console.print(f"[dim]resumed after stage {done[-1].stage.name}[/]")
+    ahead = run.plan[len(done) :]
+    under_way, epoch = _mid_stage_position(run.folder, ahead)
     ranks.barrier()  # all have seen the same folder
     if ranks.is_main():
-        folder.drop_metrics([s.name for s in done], *position)
-        for row in folder.read_metrics():
-            tracker.row(row)
-    for number, stage in enumerate(stages[len(done) :], start=len(done) + 1):
-        started = time.perf_counter()
-        try:
-            _run_stage(config, run, stage, tracker, console, f"{number}/{len(stages)} {stage.name}")
-        finally:
-            if ranks.is_main():
-                folder.add_seconds(stage.name, time.perf_counter() - started)
-    if not ranks.is_main():
-        return run
-    if run.logits is None or device.type != "cpu":  # all was finished before, or tested elsewhere than the packed file
-        model.cpu()
-        run.top1[stages[-1].name] = test_top1(run)
+        _take_up_metrics(run.folder, done, under_way, epoch, tracker, console)
+    for number, plan in enumerate(ahead, start=len(done) + 1):
+        with _timed(run.folder, plan):
+            title = f"{number}/{len(run.plan)} {plan.stage.name}"
+            _run_stage(run, plan, tracker, console, title, resumed=plan.stage.name == under_way)
+    if ranks.is_main() and (run.logits is None or next(run.model.parameters()).device.type != "cpu"):
+        run.model.cpu()  # all was finished before, or tested elsewhere than the packed file
+        run.top1[run.plan[-1].stage.name] = test_top1(run)
     return run
 
 
-def _finished(folder: RunFolder, stages: list[Stage]) -> list[Stage]:
-    done = []
-    for stage in stages:
-        if not folder.boundary(stage.name).is_file():
-            break
-        done.append(stage)
-    return done
-
-
-def _load_boundary(run: Trained, done: list[Stage]) -> None:
-    for stage in done[:-1]:
-        run.top1[stage.name] = load_plain(run.folder.boundary(stage.name))["test_top1"]
-    state = load_plain(run.folder.boundary(done[-1].name))
-    run.top1[done[-1].name] = state["test_top1"]
-    run.model.load_state_dict(state["model"])
-
-
-def _mid_stage_position(folder: RunFolder, ahead: list[Stage]) -> tuple[str | None, int]:
-    """(stage, epochs done) of the mid-stage checkpoint, when it belongs to the next stage; else (None, 0)."""
-    if not ahead or not folder.mid_stage.is_file():
-        return None, 0
-    state = load_plain(folder.mid_stage)
-    return (state["stage"], state["epoch"] + 1) if state["stage"] == ahead[0].name else (None, 0)
-
-
-def _run_stage(config: DictConfig, run: Trained, stage: Stage, tracker: Tracker, console: Console, title: str) -> None:
-    options = config.schedule[stage.kind]
-    recipe = optim.merge(optim.suited(run.compressor.recipe(stage), run.model), options)
-    if stage.kind == "pretrain" and config.model.pretrained:
-        recipe = optim.replace(recipe, epochs=0)
-    resumed, _ = _mid_stage_position(run.folder, [stage])
-    if resumed is None:
-        run.compressor.start(run.model, stage)
-    if recipe.epochs:
-        keeper = MidStageCheckpoint(run.folder.mid_stage, stage.name)
-        bar = StageBar(title, console, shown=config.trainer.progress and ranks.is_main())
-
-        def on_epoch(row: dict[str, Any]) -> None:
-            if ranks.is_main():
-                run.folder.append_metrics(row)
-            tracker.row(row)
-            bar.after_epoch(trainer, row)
-            keeper.after_epoch(trainer)
-
-        teacher = build_teacher(config, run.folder) if options.distill > 0 else None
-        forward = torch.compile(run.model) if config.trainer.compile else None
-        module = StageModule(
-            run.model, run.compressor, stage, recipe, config.seed, on_epoch,
-            teacher=teacher, distill=options.distill, temperature=config.schedule.temperature, forward=forward,
-        )  # fmt: skip
-        trainer = build.trainer(config, recipe.epochs, [keeper, bar])
-        layout = torch.channels_last if config.trainer.channels_last else torch.contiguous_format
-        _lay_out(run.model.train(), layout)
-        run.data.trainer = trainer  # its loaders have this rank's share
-        trainer.fit(
-            module,
-            run.data.train_dataloader(),
-            run.data.val_dataloader(),
-            ckpt_path=run.folder.mid_stage if resumed else None,
-            weights_only=True,
-        )
-        run.data.trainer = None
-    if not ranks.is_main():
+def _run_stage(run: Trained, plan: StagePlan, tracker: Tracker, console: Console, title: str, resumed: bool) -> None:
+    if not resumed:
+        run.compressor.start(run.model, plan.stage)
+    if plan.recipe.epochs:
+        _train(run, plan, tracker, console, title, resumed)
+    if ranks.is_main():
+        _reestimate(run, plan)
+        run.compressor.finish(run.model, plan.stage)
+        _conclude(run, plan, tracker, console, title)
         ranks.barrier()
-        _load_boundary(run, [stage])
-        return
-    if recipe.epochs and options.bn_batches:
-        torch.manual_seed(epoch_seed(config.seed, stage.name, recipe.epochs))  # for dropout
-        reestimate_batchnorm(run.model, run.data.train_dataloader(), options.bn_batches)
-    run.compressor.finish(run.model, stage)
-    _finish_stage(run, stage, recipe.epochs, tracker, console, title)
-    ranks.barrier()
+    else:
+        ranks.barrier()
+        _load_boundaries(run, [plan])
 
 
-def _finish_stage(run: Trained, stage: Stage, epochs: int, tracker: Tracker, console: Console, title: str) -> None:
-    top1 = run.top1[stage.name] = test_top1(run)
-    row = {"stage": stage.name, "test_top1": top1, **run.compressor.metrics(run.model)}
+def _train(run: Trained, plan: StagePlan, tracker: Tracker, console: Console, title: str, resumed: bool) -> None:
+    from sparsign.pipeline.fit import fit  # and with it Lightning, which takes seconds to import
+
+    fit(run, plan, tracker, console, title, resumed)
+
+
+def _reestimate(run: Trained, plan: StagePlan) -> None:
+    if plan.recipe.epochs and plan.bn_batches:
+        torch.manual_seed(epoch_seed(run.config.seed, plan.stage.name, plan.recipe.epochs))  # for dropout
+        reestimate_batchnorm(run.model, run.data.train_dataloader(), plan.bn_batches)
+
+
+def _conclude(run: Trained, plan: StagePlan, tracker: Tracker, console: Console, title: str) -> None:
+    """Tests what the stage made of the network, and keeps both: the row, then the checkpoint, which ends the stage."""
+    name = plan.stage.name
+    top1 = run.top1[name] = test_top1(run)
+    row = {"stage": name, "test_top1": top1, **run.compressor.metrics(run.model)}
     run.folder.append_metrics(row)
     tracker.row(row)
     state = {k: v.contiguous() if isinstance(v, Tensor) else v for k, v in run.model.state_dict().items()}
-    save_atomic({"stage": stage.name, "model": state, "test_top1": top1}, run.folder.boundary(stage.name))
+    save_atomic({"stage": name, "model": state, "test_top1": top1}, run.folder.boundary(name))
     run.folder.mid_stage.unlink(missing_ok=True)
-    console.print(f"stage {title}: {epochs} epochs, test top-1 {100 * top1:.2f} %")
+    console.print(f"stage {title}: {plan.recipe.epochs} epochs, test top-1 {100 * top1:.2f} %")
     sys.stdout.flush()
 
 
-def _lay_out(model: nn.Module, layout: torch.memory_format) -> None:
-    """The memory layout of all conv weights; masks and duals keep theirs."""
-    for p in model.parameters():
-        if p.dim() == 4:
-            p.data = p.data.contiguous(memory_format=layout)
+# -- going on ----------------------------------------------------------------------------------------------------------
 
 
-@torch.no_grad()
-def test_top1(run: Trained) -> float:
-    """Top-1 on the test set in fp32, as a fraction; keeps the logits.
+def _finished(run: Trained) -> list[StagePlan]:
+    done = []
+    for plan in run.plan:
+        if not run.folder.boundary(plan.stage.name).is_file():
+            break
+        done.append(plan)
+    return done
 
-    In the memory layout of the packed network: others sum in another order, and a last bit flips a binary activation.
-    """
-    _lay_out(run.model.eval(), torch.contiguous_format)
-    device = next(run.model.parameters()).device
-    answers, truth = [], []
-    for images, labels in run.data.test_dataloader():
-        answers.append(run.model(images.to(device).contiguous()).cpu())
-        truth.append(labels.cpu())
-    run.logits = torch.cat(answers)
-    return (run.logits.argmax(1) == torch.cat(truth)).double().mean().item()
+
+def _load_boundaries(run: Trained, done: list[StagePlan]) -> None:
+    for plan in done:
+        state = load_plain(run.folder.boundary(plan.stage.name), "test_top1", "model")
+        run.top1[plan.stage.name] = state["test_top1"]
+    run.model.load_state_dict(state["model"])
+
+
+def _mid_stage_position(folder: RunFolder, ahead: list[StagePlan]) -> tuple[str | None, int]:
+    """(stage, epochs done) of the mid-stage checkpoint, when it belongs to the next stage; else (None, 0)."""
+    if not ahead or not folder.mid_stage.is_file():
+        return None, 0
+    state = load_plain(folder.mid_stage, "stage", "epoch", "state_dict")
+    return (state["stage"], state["epoch"] + 1) if state["stage"] == ahead[0].stage.name else (None, 0)
+
+
+def _take_up_metrics(
+    folder: RunFolder, done: list[StagePlan], under_way: str | None, epoch: int, tracker: Tracker, console: Console
+) -> None:
+    """Forgets rows of what runs again, and tells the others to the tracker."""
+    if folder.bad_metrics:
+        console.print(f"warning: {folder.metrics}: {folder.bad_metrics} lines are no rows and are left out")
+    folder.drop_metrics([plan.stage.name for plan in done], under_way, epoch)
+    for row in folder.read_metrics():
+        tracker.row(row)
+
+
+@contextmanager
+def _timed(folder: RunFolder, plan: StagePlan) -> Iterator[None]:
+    started = time.perf_counter()
+    try:
+        yield
+    finally:
+        if ranks.is_main():
+            folder.add_seconds(plan.stage.name, time.perf_counter() - started)

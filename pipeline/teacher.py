@@ -5,19 +5,19 @@ from __future__ import annotations
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
-from sparsign.compressors.base import Stage
 from sparsign.pipeline import build
 from sparsign.pipeline.folder import RunFolder, load_plain
+from sparsign.pipeline.plan import StagePlan
 
 NO_TEACHER = "schedule.*.distill needs schedule.teacher=<file>: this run trains no float network first"
 
 
-def check_teacher(config: DictConfig, folder: RunFolder, stages: list[Stage]) -> None:
+def check_teacher(config: DictConfig, folder: RunFolder, plan: list[StagePlan]) -> None:
     """Raises what `build_teacher` would, before the first stage instead of at the one that is distilled."""
-    if any(config.schedule[stage.kind].distill > 0 for stage in stages):
+    if any(stage.distill > 0 and stage.recipe.epochs for stage in plan):
         if config.schedule.teacher:
             build_teacher(config, folder)
-        elif config.model.form != "float" or stages[0].kind != "pretrain" or config.schedule.pretrain.distill > 0:
+        elif config.model.form != "float" or plan[0].stage.kind != "pretrain" or plan[0].distill > 0:
             raise ValueError(NO_TEACHER)
 
 

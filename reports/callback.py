@@ -8,13 +8,13 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 from rich.console import Console
 
-from sparsign.reports.sweep import summarise
-
 
 class SweepSummary(Callback):
     """One table of all finished runs of the sweep, and its files in the sweep's folder."""
 
     def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
+        from sparsign.reports.sweep import summarise  # and with it matplotlib: not for a single run or --help
+
         table = summarise(config.hydra.sweep.dir)
         if table is not None:
             Console().print(table)

@@ -1,5 +1,7 @@
 """The compressor contract driven by a dozen lines of plain PyTorch: what the pipeline must amount to."""
 
+from functools import partial
+
 import torch
 from torch import Tensor, nn
 
@@ -15,8 +17,9 @@ def run_stage(
     for epoch in range(epochs):
         compressor.before_epoch(model, stage, epoch, epochs)
         for x, y in zip(images.split(batch), labels.split(batch), strict=True):
-            loss = nn.functional.cross_entropy(model(x), y)
-            penalty = compressor.penalty(model, stage)
+            loss, penalty = compressor.loss(
+                model, stage, (x, y), model(x), partial(nn.functional.cross_entropy, target=y)
+            )
             optimizer.zero_grad()
             (loss if penalty is None else loss + penalty).backward()
             compressor.before_step(model, stage)

@@ -1,6 +1,7 @@
 """A stage stopped after its first epoch and continued in a fresh model must end with the same bits."""
 
 import copy
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -9,8 +10,7 @@ from torch import Tensor, nn
 def _epoch(compressor, model, stage, optimizer, images: Tensor, labels: Tensor, epoch: int, epochs: int) -> None:
     compressor.before_epoch(model, stage, epoch, epochs)
     for x, y in zip(images.split(16), labels.split(16), strict=True):
-        loss = nn.functional.cross_entropy(model(x), y)
-        penalty = compressor.penalty(model, stage)
+        loss, penalty = compressor.loss(model, stage, (x, y), model(x), partial(nn.functional.cross_entropy, target=y))
         optimizer.zero_grad()
         (loss if penalty is None else loss + penalty).backward()
         compressor.before_step(model, stage)

@@ -9,13 +9,13 @@ from plain_loop import run, run_stage
 from torch import nn
 
 from sparsign.compressors.admm import ADMM
-from sparsign.compressors.admm_steps import pruning_steps
 from sparsign.compressors.base import Stage
 from sparsign.compressors.parts.duals import Dual
 from sparsign.compressors.parts.fixed_levels import FixedLevels
-from sparsign.compressors.parts.transforms import Mask, attach, encode_layer, find, latent, scaled
+from sparsign.compressors.parts.transforms import WeightMask, attach, encode_layer, find, latent, scaled
+from sparsign.compressors.pruning.cut import attach_channel_masks
 from sparsign.compressors.pruning.purify import remove_unused_paths
-from sparsign.compressors.pruning.spread import attach_channel_masks
+from sparsign.compressors.pruning.rounds import pruning_steps
 from sparsign.models.channels import removable
 
 
@@ -313,10 +313,10 @@ def test_unused_paths_of_a_residual_stream_follow_the_producer_consumer_rule():
         for bn in (m for m in model.modules() if isinstance(m, nn.BatchNorm2d)):
             nn.init.uniform_(bn.bias, 0.5, 1.0)
         for name in LAYERS:
-            attach(getattr(model, name), Mask(getattr(model, name).weight.shape))
+            attach(getattr(model, name), WeightMask(getattr(model, name).weight.shape))
         attach_channel_masks(model)
         for name in LAYERS:
-            mask = find(getattr(model, name), Mask).mask
+            mask = find(getattr(model, name), WeightMask).mask
             if name != "fc":
                 mask[torch.rand(8) < 0.5] = 0
             if name != "conv1":
@@ -347,7 +347,7 @@ def test_unused_paths_of_a_residual_stream_follow_the_producer_consumer_rule():
                 assert filters_alive(layer).tolist() == (rows[name].tolist()), (trial, name)
                 assert inputs_alive(layer).tolist() == cols[name].tolist(), (trial, name)
             assert torch.equal(latent(layer), layer.weight)  # the zeros reached the latent weights and the first mask
-            assert torch.equal(latent(layer), find(layer, Mask).mask * latent(layer))
+            assert torch.equal(latent(layer), find(layer, WeightMask).mask * latent(layer))
 
 
 def test_binary_levels_on_all_layers_have_one_scale_each(data):
@@ -378,7 +378,7 @@ def test_quantized_survivors_stand_on_their_levels_through_the_last_finetune(dat
     run_stage(admm, model, last, *data, epochs=2, lr=0.01)
     for name, (codes_before, _) in before.items():
         codes, scale = encode_layer(getattr(model, name))
-        kept = find(getattr(model, name), Mask).mask > 0
+        kept = find(getattr(model, name), WeightMask).mask > 0
         assert set(codes[kept].tolist()) <= allowed and not codes[~kept].any()
         assert torch.equal(scaled(codes, scale), getattr(model, name).weight)
         assert torch.equal(codes, codes_before)

@@ -9,14 +9,17 @@ from torch import nn
 from sparsign.compressors.base import Stage
 from sparsign.compressors.bnn import BNN
 from sparsign.compressors.bwn import BWN
-from sparsign.compressors.msf import MSF, least
+from sparsign.compressors.ec2t import EC2T
+from sparsign.compressors.msf import MSF
+from sparsign.compressors.parts.trained_ternary import TrainedTernary
 from sparsign.compressors.parts.transforms import encode_layer, find, latent, scaled, transforms
+from sparsign.compressors.pruning.decide import least
 from sparsign.compressors.stq_a import STQA
 from sparsign.compressors.stq_b import STQB
 from sparsign.compressors.subsidiary import FilterSearch, Subsidiary
-from sparsign.compressors.ttq import TTQ, TrainedTernary
+from sparsign.compressors.ttq import TTQ
 from sparsign.compressors.twn import TWN, Ternary
-from sparsign.models.layers import Sign
+from sparsign.models.sign import Sign
 
 METHODS = {
     "bnn": BNN,
@@ -25,6 +28,7 @@ METHODS = {
     "twn": TWN,
     "ttq": TTQ,
     "ttq_zeros": lambda: TTQ(zeros=0.5, init="one"),
+    "ec2t": EC2T,
     "msf": lambda: MSF(pfr=0.4),
     "subsidiary": lambda: Subsidiary(alpha_s=1e-3),
 }

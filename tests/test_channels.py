@@ -6,7 +6,8 @@ from tiny_nets import INPUT, NETS, build, layers, prune
 from torch import nn
 
 from sparsign.models.channels import batchnorm_after, removable, trace
-from sparsign.models.layers import PadShortcut, Sign
+from sparsign.models.shortcuts import PadShortcut
+from sparsign.models.sign import Sign
 
 IMAGES = torch.randn(6, *INPUT, generator=torch.Generator().manual_seed(1))
 EXAMPLE = torch.zeros(1, *INPUT)
@@ -258,8 +259,10 @@ def test_analysis_reads_masked_weights_and_leaves_the_model_as_it_was():
     assert net.training and net[3].training and not net[4].training
 
 
-def test_batchnorm_after_looks_through_pools_but_not_past_another_reader():
+def test_batchnorm_after_looks_through_pools_and_relu_but_not_past_another_reader():
     assert batchnorm_after(build("binary_chain", 0)) == {"0": "1", "3": "5", "7": "8"}
+    rectified = nn.Sequential(nn.Conv2d(3, 3, 1), nn.ReLU(), nn.MaxPool2d(2), nn.BatchNorm2d(3), nn.Flatten())
+    assert batchnorm_after(rectified) == {"0": "3"}
 
     class Shared(nn.Module):
         def __init__(self):

@@ -1,10 +1,14 @@
 """Every failure is one line that names what the user typed; only the unexpected ones speak of exceptions."""
 
+from pathlib import Path
+
 import pytest
 from hydra.errors import InstantiationException
 
+from sparsign import evaluate
 from sparsign.pipeline import build, cli
 from sparsign.pipeline.cli import one_line
+from sparsign.pipeline.pack import check_layer_patterns
 
 TYPED = {
     "compressor.prf=0.2": "compressor.prf: no such option (did you mean pfr?)",
@@ -32,11 +36,22 @@ TYPED = {
     "compressor.beta=inf": "compressor.beta=inf: expected a value in [0, inf)",
     "compressor.form=float": "compressor.form=float: expected a value in fbin | wbin",
     "schedule.pretrain.epochs=-1": "schedule.pretrain.epochs=-1: expected a value in [0, inf)",
-    "schedule.prune.decay=linear": "schedule.prune.decay=linear: expected a value in constant | cosine",
-    "latency.threads=[1,0]": "latency.threads=0: expected a value in [1, inf)",
+    "schedule.prune.decay=step": "schedule.prune.decay=step: expected a value in constant | cosine",
+    "latency.threads=[1,0]": "latency.threads=0: expected a value in [1, 1024]",
     "seed=-1": "seed=-1: expected a value in [0, 4294967296)",
     "seed=4294967296": "seed=4294967296: expected a value in [0, 4294967296)",
     "experiment=stq_a_nin_cifar10_fbi": "group experiment (did you mean stq_a_nin_cifar10_fbin?); available: ",
+    "trainer.threads=100000": "trainer.threads=100000: expected a value in [1, 1024]",
+    "latency.batches=[4096]": "latency.batches=4096: expected a value in [1, 1024]",
+    "model.num_classes=7": "model.num_classes=7: expected 10, dataset.num_classes of dataset=digits",
+    "model.image_size=64": "model.image_size=64: expected 32, dataset.image_size of dataset=digits",
+    "image_size=64": "image_size: no such option; known:",
+    "dataset.name=mnist": "dataset.name=mnist: expected digits; to change the dataset, say dataset=mnist",
+    "model.name=vgg11": "model.name=vgg11: expected resnet18; to change the model, say model=vgg11",
+    "schedule.prune.gamma=x": "schedule.prune.gamma=x: expected a value in (0, 1]",
+    "schedule.prune.milestones=[2]": "schedule.prune.milestones=2.0: expected a value in (0, 1)",
+    "schedule.prune.warmup=-1": "schedule.prune.warmup=-1.0: expected a value in [0, inf)",
+    "schedule.prune.clip=0": "schedule.prune.clip=0.0: expected a value in (0, inf)",
     "trainer.accelerator=tpu": "trainer.accelerator=tpu: expected a value in auto | cpu | gpu",
 }
 
@@ -49,6 +64,29 @@ def test_what_was_typed_wrong_is_named_in_one_line(override, configuration):
     assert TYPED[override] in line
     assert "\n" not in line and not line.startswith((":", " ")) and "Traceback" not in line
     assert "HYDRA_FULL_ERROR" not in line and "Exception" not in line
+
+
+def test_mappings_of_a_method_need_no_plus():
+    assert cli.spelled("compressor.ratios={conv1: 0.5}") == "++compressor.ratios={conv1: 0.5}"
+    for other in ("compressor.pfr=0.5", "+compressor.ratios={a: 1}", "model.options={a: 1}", "--help"):
+        assert cli.spelled(other) == other
+
+
+def test_a_layer_pattern_without_layers_is_named_before_training(configuration):
+    config = configuration("model=resnet20", "compressor.float_layers=[first,layer9]")
+    with pytest.raises(ValueError, match=r"^compressor\.float_layers=layer9: no layer's name has it"):
+        check_layer_patterns(build.compressor(config), build.model(config))
+    for method in ("stq_a", "xnor"):  # their own `downsample` is found in ResNets only
+        own = configuration(f"compressor={method}", "model=nin")
+        check_layer_patterns(build.compressor(own), build.model(own))
+
+
+def test_a_report_that_could_not_be_written_is_refused_before_the_work(tmp_path):
+    evaluate.check_output(tmp_path)
+    assert not list(tmp_path.iterdir())
+    for where in ("/proc", str(tmp_path / "nowhere")):
+        with pytest.raises(ValueError, match=f"^output={where}: "):
+            evaluate.check_output(Path(where))
 
 
 def test_input_errors_speak_for_themselves():
@@ -91,7 +129,7 @@ def test_asked_for_tracebacks_are_given(monkeypatch):
         raise ValueError("no")
 
     monkeypatch.setattr(cli, "WANTS_TRACEBACK", True)
-    for run in (cli.fails_in_one_line(command), lambda: cli.run_cli(command)):
+    for run in (cli.fails_in_one_line(command), lambda: cli.run_cli(command, "train")):
         with pytest.raises(ValueError, match="no"):
             run()
 

@@ -3,6 +3,7 @@
 import ast
 import dataclasses
 import math
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -52,8 +53,10 @@ def compressor_classes() -> dict[str, type]:
     found = {}
     for path in (ROOT / "compressors").glob("*.py"):
         for node in ast.parse(path.read_text()).body:
-            if isinstance(node, ast.ClassDef) and "Compressor" in [getattr(b, "id", "") for b in node.bases]:
-                found[path.stem] = get_class(f"sparsign.compressors.{path.stem}.{node.name}")
+            if isinstance(node, ast.ClassDef) and path.stem != "base":
+                cls = get_class(f"sparsign.compressors.{path.stem}.{node.name}")
+                if issubclass(cls, Compressor):
+                    found[path.stem] = cls
     return found
 
 
@@ -79,6 +82,45 @@ def test_yaml_of_a_method_says_what_its_class_does(name, configuration):
         k: (config[k], defaults[k]) for k in defaults if k not in ("_target_", "name") and config[k] != defaults[k]
     }
     assert not different
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "configs" / "compressor").glob("*.yaml")), ids=lambda path: path.stem)
+def test_yaml_of_a_method_says_only_what_differs_from_its_class(path):
+    """Options stand once: in the class. A file names its class (or the file it stands on), itself and what differs."""
+
+    def given(name):
+        node = yaml.safe_load((path.parent / f"{name}.yaml").read_text())
+        (base,) = (d for d in node.pop("defaults") if d != "_self_")
+        return node, base
+
+    node, base = given(path.stem)
+    ground = base
+    while not ground.startswith("schema/"):
+        ground = given(ground)[1]
+    defaults = OmegaConf.structured(METHODS[ground.removeprefix("schema/")])
+    assert node["name"] == path.stem and ("_target_" in node) == base.startswith("schema/")
+    assert not [k for k, v in node.items() if k not in ("_target_", "name") and defaults[k] == v]
+
+
+def test_modules_of_the_compressors_import_in_one_order():
+    """Files of `parts` and `pruning` use each other; no file does so in a circle."""
+    graph = {}
+    for path in (ROOT / "compressors").rglob("*.py"):
+        names = [name.rpartition(".")[0] for name in imported(path.read_text())] + imported(path.read_text())
+        graph[".".join(path.relative_to(ROOT).with_suffix("").parts)] = {
+            n for n in names if n.startswith("compressors.")
+        }
+    modules = set(graph)
+    order = list(TopologicalSorter({m: uses & modules for m, uses in graph.items()}).static_order())  # or CycleError
+    assert order.index("compressors.base") < order.index("compressors.parts.binary") < order.index("compressors.stq_a")
+
+
+def test_no_method_imports_a_method():
+    wrong = {}
+    for path in (ROOT / "compressors").glob("*.py"):
+        names = {name.removeprefix("compressors.").split(".")[0] for name in imported(path.read_text())}
+        wrong[path.stem] = names & set(METHODS) - {path.stem}
+    assert not any(wrong.values()), wrong
 
 
 # -- options -----------------------------------------------------------------------------------------------------------
@@ -237,5 +279,5 @@ def test_climbing_imports_are_seen():
     assert climbs("import sparsign.packing.file", FLOORS["compressors"]) == ["packing.file"]
     assert climbs("from sparsign import packing, models", FLOORS["kernels"]) == ["models"]
     assert climbs("from sparsign.packings import x", FLOORS["kernels"]) == ["packings.x"]
-    assert climbs("import torch\nfrom sparsign.models.layers import Sign", FLOORS["packing"]) == []
+    assert climbs("import torch\nfrom sparsign.models.sign import Sign", FLOORS["packing"]) == []
     assert climbs("from tests.tiny import TinyImages", FLOORS["train.py"]) == ["tests.tiny.TinyImages"]

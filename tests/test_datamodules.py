@@ -19,9 +19,10 @@ from torchvision import transforms
 from sparsign.datamodules.cifar import Cifar10, Cifar100
 from sparsign.datamodules.digits import Digits
 from sparsign.datamodules.idx import FashionMnist, Mnist
+from sparsign.datamodules.image_folder import ImageFolder
 from sparsign.datamodules.imagenet import ImageNet
 from sparsign.datamodules.splits import stratified
-from sparsign.datamodules.tensors import TensorLoader, crop, normalise
+from sparsign.datamodules.tensors import TensorLoader, crop, normalise, pad
 from sparsign.datamodules.tiny_imagenet import TinyImageNet
 
 CONFIGS = Path(__file__).parents[1] / "configs" / "dataset"
@@ -30,7 +31,7 @@ RANDOM = np.random.default_rng(0)
 
 def make(cls, root="unused", channels=3, **changes):
     options = {"seed": 0, "root": str(root), "download": False, "batch_size": 8, "val_fraction": 0.0, "augment": True}
-    options |= {"channels": channels, "image_size": 32, "num_classes": cls.classes, "workers": 0, "limit": None}
+    options |= {"channels": channels, "image_size": 32, "num_classes": cls.classes or 2, "workers": 0, "limit": None}
     options |= {"mean": [0.5] * channels, "std": [0.25] * channels}
     return cls(**options | changes)
 
@@ -44,7 +45,7 @@ def pixels(*shape):
 
 def loader(count=50, **changes):
     images = torch.arange(count, dtype=torch.uint8).view(-1, 1, 1, 1) + torch.arange(64, dtype=torch.uint8).view(8, 8)
-    options = {"batch_size": 8, "mean": [0.5], "std": [0.25], "crop_padding": 2, "flip": True, "shuffle": True}
+    options = {"batch_size": 8, "mean": [0.5], "std": [0.25], "crop_padding": 2, "flip": "random", "shuffle": True}
     return TensorLoader(images, torch.arange(count), **options | {"seed": 3, "drop_last": True} | changes)
 
 
@@ -105,24 +106,51 @@ def test_plain_loader_yields_the_normalised_images_in_order():
     assert batch.is_contiguous(memory_format=torch.channels_last)
 
 
-@settings(max_examples=30, deadline=None)
-@given(st.integers(1, 3), st.integers(1, 4), st.integers(4, 7), st.integers(4, 7), st.data())
-def test_crop_against_one_image_at_a_time(channels, padding, height, width, data):
-    offset = st.integers(0, 2 * padding)
+@settings(max_examples=40, deadline=None)
+@given(st.integers(1, 3), st.integers(0, 4), st.integers(5, 7), st.sampled_from(["zero", "reflect"]), st.data())
+def test_crop_against_one_image_at_a_time(channels, padding, size, mode, data):
+    side = data.draw(st.integers(3, size))
+    offset = st.integers(0, size + 2 * padding - side)
     offsets = data.draw(st.lists(st.tuples(offset, offset), min_size=1, max_size=4))
-    images = pixels(len(offsets), channels, height, width)
+    images = pixels(len(offsets), channels, size, size)
     want = []
     for image, (row, column) in zip(images, offsets, strict=True):
-        padded = np.zeros((channels, height + 2 * padding, width + 2 * padding), np.uint8)
-        padded[:, padding : padding + height, padding : padding + width] = image
-        want.append(padded[:, row : row + height, column : column + width])
-    got = crop(torch.from_numpy(images), torch.tensor(offsets), padding)
+        around = [(0, 0), (padding, padding), (padding, padding)]
+        padded = np.pad(image, around, mode="constant" if mode == "zero" else "reflect")
+        want.append(padded[:, row : row + side, column : column + side])
+    got = crop(pad(torch.from_numpy(images), padding, mode), torch.tensor(offsets), side)
     assert np.array_equal(got.numpy(), np.stack(want))
+
+
+def test_alternating_flips_show_each_image_both_ways_in_two_epochs():
+    def flipped(epoch):
+        data = loader(count=60, crop_padding=0, flip="alternate", drop_last=False, mean=[0.0], std=[1.0])
+        data.set_epoch(epoch)
+        images, labels = (torch.cat(part) for part in zip(*data, strict=True))
+        return dict(zip(labels.tolist(), (images[:, 0, 0, 0] > images[:, 0, 0, -1]).tolist(), strict=True))
+
+    epochs = [flipped(epoch) for epoch in range(3)]
+    assert epochs[0] == epochs[2] and len(epochs[0]) == 60
+    assert all(epochs[0][label] != epochs[1][label] for label in epochs[0])
+    assert 10 < sum(epochs[0].values()) < 50
+
+
+def test_small_crops_come_first_and_leave_the_rest_as_it_was():
+    plain, small = loader(), loader(crop_size=5, crop_epochs=1.5)
+    for epoch in range(3):
+        plain.set_epoch(epoch), small.set_epoch(epoch)
+        full, first = list(plain), list(small)
+        sides = [images.shape[-1] for images, _ in first]
+        assert sides == {0: [5] * 6, 1: [5] * 3 + [8] * 3, 2: [8] * 6}[epoch]
+        assert [y.tolist() for _, y in first] == [y.tolist() for _, y in full]
+        assert all(torch.equal(a, b) for (a, _), (b, _) in zip(first, full, strict=True) if a.shape == b.shape)
 
 
 def test_augmentation_yields_every_crop_and_flip_and_nothing_else():
     image = torch.arange(1, 10, dtype=torch.uint8).view(1, 1, 3, 3)
-    many = TensorLoader(image.expand(400, -1, -1, -1), torch.zeros(400), 400, [0.0], [1.0], crop_padding=1, flip=True)
+    many = TensorLoader(
+        image.expand(400, -1, -1, -1), torch.zeros(400), 400, [0.0], [1.0], crop_padding=1, flip="random"
+    )
     got = {tuple(x.mul(255).round().int().flatten().tolist()) for x in next(iter(many))[0]}
     padded = np.pad(image[0, 0].numpy(), 1)
     crops = [padded[row : row + 3, column : column + 3] for row in range(3) for column in range(3)]
@@ -432,39 +460,147 @@ def test_tiny_imagenet_tree_and_its_decoded_copy(tmp_path):
         make(SmallTinyImageNet, tmp_path, image_size=64).load()
 
 
+# ---- folders of images, decoded by workers
+
+
 class SmallImageNet(ImageNet):
     classes = 2
 
 
-def write_folders(root):
-    for part, count in (("train", 10), ("val", 3)):
-        for label, name in enumerate(("n01", "n02")):
+def write_folders(root, parts=(("train", 10), ("val", 3)), names=("n01", "n02")):
+    for part, count in parts:
+        for label, name in enumerate(names):
             (root / part / name).mkdir(parents=True)
             for i in range(count):
-                image = Image.fromarray(pixels(40, 50, 3) // 2 + 128 * label)
+                image = Image.fromarray(pixels(40, 50, 3) // 2 + 128 * (label > 0))
                 image.save(root / part / name / f"{i}.JPEG")
+
+
+def folder_of(root, cls=ImageFolder, **changes):
+    data = make(cls, root, **{"num_classes": 2, "batch_size": 4} | changes)
+    data.setup()
+    return data
 
 
 def test_imagenet_folders(tmp_path):
     write_folders(tmp_path)
-    data = make(SmallImageNet, tmp_path, val_fraction=0.2, batch_size=4)
-    data.setup()
+    data = folder_of(tmp_path, SmallImageNet, val_fraction=0.2)
     sizes = [len(one.dataset) for one in (data.train_dataloader(), data.val_dataloader(), data.test_dataloader())]
     assert sizes == [16, 4, 6]
     images, labels = next(iter(data.test_dataloader()))
     assert images.shape == (4, 3, 32, 32)
     assert labels.tolist() == [0, 0, 0, 1]
     assert images[:3].mean() < 0 < images[3].mean()
-    orders = []
-    for epoch in (1, 2, 1):
-        fresh = data.train_dataloader()
-        fresh.sampler.set_epoch(epoch)
-        orders.append(list(fresh.sampler))
-    assert orders[0] == orders[2] != orders[1]
-    with pytest.raises(ValueError, match="does not fit in memory"):
-        data.load()
     with pytest.raises(FileNotFoundError, match="by hand"):
         make(SmallImageNet, tmp_path / "train").setup()
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_an_epoch_of_streamed_images_is_the_same_with_and_without_workers(tmp_path):
+    write_folders(tmp_path)
+
+    def epochs(numbers, **changes):
+        train = folder_of(tmp_path, **changes).train_dataloader()
+        found = []
+        for number in numbers:
+            train.sampler.set_epoch(number)
+            found.append(list(train))
+        return found
+
+    alone = epochs([0, 1])
+    assert same(epochs([1], workers=2)[0], alone[1])
+    assert same(epochs([1, 0], workers=1)[1], alone[0])
+    assert not same(*alone) and not same(epochs([0], seed=1)[0], alone[0])
+    assert torch.cat([y for _, y in alone[0]]).bincount().tolist() == [10, 10]
+    torch.manual_seed(0)
+    before = torch.rand(1)
+    torch.manual_seed(0)
+    epochs([0])
+    assert torch.rand(1) == before  # dropout's stream is not touched
+
+
+def test_a_stopped_epoch_of_streamed_images_goes_on_where_it_was(tmp_path):
+    write_folders(tmp_path)
+    train, fresh = (folder_of(tmp_path).train_dataloader() for _ in range(2))
+    train.set_epoch(3)
+    whole, walk = list(train), iter(train)
+    first = [next(walk), next(walk)]
+    fresh.load_state_dict(train.state_dict())
+    fresh.set_epoch(3)
+    assert same(first + list(fresh), whole) and same(list(fresh), whole)
+
+
+def test_streamed_crops_can_start_small_and_flips_alternate(tmp_path):
+    write_folders(tmp_path)
+    data = folder_of(tmp_path, crop_size=24, crop_part=0.5)
+    data.trainer = type("Stage", (), {"max_epochs": 1, "global_rank": 0, "world_size": 1})
+    assert [images.shape[-1] for images, _ in data.train_dataloader()] == [24, 24, 24, 32, 32]
+    path = tmp_path / "train" / "n01" / "0.JPEG"
+    Image.fromarray(np.tile(np.arange(0, 250, 5, dtype=np.uint8), (50, 1))).convert("RGB").save(path)
+    files = folder_of(tmp_path, flip="alternate").train_dataloader().dataset
+    ramps = [files[(0, epoch, 32)][0][0].float() for epoch in range(4)]
+    assert [bool(r[:, 0].mean() > r[:, -1].mean()) for r in ramps[:2]] in ([True, False], [False, True])
+    assert [bool(r[:, 0].mean() > r[:, -1].mean()) for r in ramps[2:]] in ([True, False], [False, True])
+
+
+def test_ranks_share_the_streamed_images(tmp_path):
+    write_folders(tmp_path)
+    data, seen = folder_of(tmp_path, batch_size=100), []
+    for rank in range(3):
+        data.trainer = type("Stage", (), {"max_epochs": 1, "global_rank": rank, "world_size": 3})
+        seen.append([key[0] for key in data.train_dataloader().batches.sampler])
+    assert [len(part) for part in seen] == [7, 7, 7]
+    assert set().union(*seen) == set(range(20))
+
+
+def test_own_folders_with_and_without_a_split(tmp_path):
+    names = ("apple", "pear", "plum")
+    for sub, parts in (("a", ("train", "test")), ("b", ("train", "val", "test"))):
+        write_folders(tmp_path / sub, [(part, 5) for part in parts], names)
+    write_folders(tmp_path / "c", [(".", 10)], names)
+    sizes = {}
+    for sub in "abc":
+        data = folder_of(tmp_path / sub, num_classes=3, val_fraction=0.2)
+        assert data.class_names == ["apple", "pear", "plum"]
+        sizes[sub] = [len(x.dataset) for x in (data.train_dataloader(), data.val_dataloader(), data.test_dataloader())]
+    assert sizes == {"a": [12, 3, 15], "b": [15, 15, 15], "c": [19, 5, 6]}
+    data = folder_of(tmp_path / "b", num_classes=3, val_fraction=0.0, limit=6, limit_test=3)
+    assert data.val_dataloader() == [] and len(data.train_dataloader().dataset) == 6
+    assert torch.cat([y for _, y in data.test_dataloader()]).tolist() == [0, 1, 2]
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.filterwarnings("ignore")
+def test_a_broken_image_is_one_line_with_its_path(tmp_path, workers):
+    write_folders(tmp_path)
+    path = tmp_path / "train" / "n02" / "4.JPEG"
+    os.truncate(path, path.stat().st_size // 2)
+    with pytest.raises(ValueError, match=r"not a whole image") as error:
+        list(folder_of(tmp_path, workers=workers).train_dataloader())
+    one_line(error, path)
+
+
+def test_folders_that_are_not_as_they_should_be_are_named(tmp_path):
+    write_folders(tmp_path)
+    with pytest.raises(ValueError, match=r"dataset\.num_classes=5: .*holds 2 class folders \(n01, n02\)"):
+        folder_of(tmp_path, num_classes=5)
+    (tmp_path / "val" / "n02").rename(tmp_path / "val" / "n03")
+    with pytest.raises(ValueError, match="n02 is in one of them only"):
+        folder_of(tmp_path)
+    (tmp_path / "val" / "n03").rename(tmp_path / "val" / "n02")
+    for file in (tmp_path / "val" / "n02").iterdir():
+        file.unlink()
+    with pytest.raises(ValueError, match=r"n02: no image in it"):
+        folder_of(tmp_path)
+    with pytest.raises(FileNotFoundError, match=r"dataset\.root"):
+        folder_of(tmp_path / "nowhere")
+
+
+def test_test_images_can_be_limited():
+    data = make(Digits, channels=1, limit_test=50)
+    data.setup()
+    labels = torch.cat([y for _, y in data.test_dataloader()])
+    assert len(labels) == 50 and labels.bincount().tolist() == [5] * 10
 
 
 @pytest.mark.parametrize(
@@ -475,6 +611,10 @@ def test_imagenet_folders(tmp_path):
         ({"std": [0.0, 1.0, 1.0]}, r"dataset\.std"),
         ({"val_fraction": 1.0}, r"dataset\.val_fraction=1"),
         ({"limit": 0}, r"dataset\.limit=0"),
+        ({"limit_test": 0}, r"dataset\.limit_test=0"),
+        ({"flip": "sometimes"}, r"dataset\.flip=sometimes; expected random"),
+        ({"pad_mode": "edge"}, r"dataset\.pad_mode=edge"),
+        ({"crop_size": 40}, r"dataset\.crop_size=40; expected null or 1 to 32"),
         ({"batch_size": 0}, r"dataset\.batch_size=0"),
     ],
 )
@@ -502,4 +642,4 @@ def test_shipped_configs_fit_their_class(path):
     config = OmegaConf.to_container(OmegaConf.load(path))
     assert config["name"] == path.stem
     data = instantiate({key: value for key, value in config.items() if key != "name"}, seed=0)
-    assert data.num_classes == data.classes
+    assert data.classes in (data.num_classes, None)

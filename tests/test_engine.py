@@ -8,7 +8,7 @@ from tiny_nets import INPUT, NETS, build, layers, prune
 from torch import nn
 
 from sparsign.kernels.reference import ReferenceEngine
-from sparsign.models.layers import Sign
+from sparsign.models.sign import Sign
 from sparsign.packing.trace import to_packed
 
 IMAGES = torch.randn(5, *INPUT, generator=torch.Generator().manual_seed(1))

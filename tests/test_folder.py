@@ -2,6 +2,9 @@
 
 import json
 import re
+import subprocess
+import sys
+from importlib.metadata import version
 
 import pytest
 import torch
@@ -11,8 +14,10 @@ from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
 from sparsign.packing import atomic
+from sparsign.pipeline import origin
 from sparsign.pipeline.folder import RunFolder, load_plain, save_atomic
-from sparsign.pipeline.naming import LONGEST_NAME, folder_name, sweep_dir
+from sparsign.pipeline.lock import InUseError
+from sparsign.pipeline.naming import LONGEST_NAME, folder_name, run_dir, sweep_dir
 
 CONFIG = {
     "seed": 0, "resume": None, "sweep": None, "compressor": {"name": "stq_a", "pfr": 0.4, "ratios": {}},
@@ -190,12 +195,129 @@ def test_checkpoints_are_plain_and_damaged_ones_are_named(tmp_path):
         load_plain(path)
 
 
+def test_no_flipped_bit_of_a_checkpoint_changes_what_is_loaded(tmp_path):
+    path, weights = tmp_path / "a.ckpt", torch.randn(40, 10)
+    save_atomic({"stage": "prune", "model": {"w": weights}}, path)
+    whole, refused = path.read_bytes(), 0
+    for position in range(0, len(whole), 7):
+        damaged = bytearray(whole)
+        damaged[position] ^= 1 << position % 8
+        path.write_bytes(damaged)
+        try:
+            loaded = load_plain(path, "model")
+        except ValueError as error:
+            refused += 1
+            assert str(error).startswith(f"{path}: not a readable checkpoint") and "\n" not in str(error)
+        else:
+            assert torch.equal(loaded["model"]["w"], weights)
+    assert refused > 200  # all flips inside of the 1,600 bytes of numbers
+
+
+def test_checkpoint_of_something_else_is_named(tmp_path):
+    for content in ([1, 2], {"stage": "prune"}):
+        save_atomic(content, tmp_path / "a.ckpt")
+        with pytest.raises(ValueError, match=r"a\.ckpt: not a readable checkpoint \(holds no model\)"):
+            load_plain(tmp_path / "a.ckpt", "model")
+
+
+def test_a_bad_line_of_metrics_is_left_out_and_counted(tmp_path):
+    folder = RunFolder(tmp_path)
+    for line in (json.dumps(ROWS[0]).encode(), b"\xff\x00", b"[1, 2]", b'{"epoch": 3}', json.dumps(ROWS[1]).encode()):
+        with folder.metrics.open("ab") as f:
+            f.write(line + b"\n")
+    assert folder.read_metrics() == ROWS[:2] and folder.bad_metrics == 3
+    with folder.metrics.open("ab") as f:
+        f.write(b'{"stage": "pret')  # what a kill leaves
+    assert folder.read_metrics() == ROWS[:2] and folder.bad_metrics == 3
+
+
+STAGES = [{"name": "pretrain", "epochs": 5, "optimizer": "adam", "lr": 0.001}, {"name": "prune", "epochs": 0}]
+CODE = {"commit": "a" * 40, "dirty": False, "torch": "2.14.0"}
+
+
+def test_another_recipe_is_refused_in_one_line_that_names_it(folder):
+    assert folder.record(STAGES, CODE) is None
+    before = contents(folder)
+    assert folder.record(STAGES, CODE) is None and contents(folder) == before
+    other = [{**STAGES[0], "lr": 0.01}, STAGES[1]]
+    with pytest.raises(ValueError, match=r"made by another recipe: pretrain\.lr=0\.001 there, 0\.01 now"):
+        folder.record(other, CODE)
+    with pytest.raises(ValueError, match="stages pretrain, prune there, pretrain now; use another folder"):
+        folder.record(STAGES[:1], CODE)
+    assert contents(folder) == before
+
+
+def test_other_code_is_a_warning_that_is_kept(folder):
+    folder.record(STAGES, CODE)
+    warning = folder.record(STAGES, {**CODE, "commit": "b" * 40, "torch": "2.15.0"})
+    assert "commit aaaaaaaaaaaa then, bbbbbbbbbbbb now; torch 2.14.0 then, 2.15.0 now" in warning
+    kept = yaml.safe_load(folder.stages.read_text())
+    assert [entry["commit"][0] for entry in kept["code"]] == ["a", "b"] and kept["stages"] == STAGES
+
+
+def test_code_is_this_checkouts_commit_and_versions():
+    told = origin.code()
+    assert told["torch"] == version("torch") and (
+        told["commit"] is None or re.fullmatch("[0-9a-f]{40}", told["commit"])
+    )
+
+
+def test_run_folder_of_an_older_form_can_be_resumed(folder):
+    """Without stages.yaml, without options that came later, and with targets that do not name the package."""
+    older = changed(compressor__name="stq_a")
+    older["compressor"]["_target_"] = "compressors.stq_a.STQA"
+    folder.config.write_text(yaml.safe_dump(older))
+    newer = changed(compressor__later=None)
+    newer["compressor"]["_target_"] = "sparsign.compressors.stq_a.STQA"
+    folder.claim(newer, resume=True)
+    assert folder.record(STAGES, CODE) is None
+
+
+def test_one_process_at_a_time_and_a_killed_one_leaves_no_lock(tmp_path):
+    folder = RunFolder(tmp_path / "deep" / "run")
+    hold = "import sys; from pathlib import Path; from sparsign.pipeline.lock import exclusive\n"
+    hold += "with exclusive(Path(sys.argv[1]), 'it'):\n    print('held', flush=True); sys.stdin.read()"
+    (tmp_path / "deep" / "run").mkdir(parents=True)
+    other = subprocess.Popen([sys.executable, "-c", hold, folder.path / ".lock"], stdin=-1, stdout=-1, text=True)
+    assert other.stdout.readline() == "held\n"
+    with pytest.raises(InUseError, match=rf"run folder .*run is in use by process {other.pid} on "), folder.locked():
+        pass
+    other.kill()
+    other.wait()
+    with folder.locked():
+        assert (folder.path / ".lock").is_file()
+    assert not (folder.path / ".lock").exists()
+
+
+def test_a_folder_made_for_a_run_that_writes_nothing_is_gone_again(tmp_path):
+    with pytest.raises(KeyError), RunFolder(tmp_path / "a" / "b").locked():
+        raise KeyError
+    assert not list(tmp_path.iterdir())
+    (tmp_path / "mine").mkdir()
+    with RunFolder(tmp_path / "mine").locked():
+        pass
+    assert (tmp_path / "mine").is_dir()
+
+
+def test_runs_of_one_second_have_folders_of_their_own(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    code = "from sparsign.pipeline.naming import run_dir; print(run_dir(None, 'runs/2026'))"
+    names = {subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout for _ in range(2)}
+    assert len(names) == 2 and all(name.startswith("runs/2026_") for name in names)
+    assert run_dir("nowhere", "runs/2026") == "."
+    (tmp_path / "there").mkdir()
+    assert run_dir("there", "runs/2026") == "there"
+
+
 def test_seconds_of_a_resumed_stage_add_up(tmp_path):
     folder = RunFolder(tmp_path)
     for stage, seconds in (("pretrain", 1.5), ("prune", 2.0), ("pretrain", 0.25)):
         folder.add_seconds(stage, seconds)
     assert json.loads(folder.timing.read_text()) == {"pretrain": 1.75, "prune": 2.0}
     folder.timing.write_text('{"pretrain": ')
+    folder.add_seconds("prune", 1.0)
+    assert json.loads(folder.timing.read_text()) == {"prune": 1.0}
+    folder.timing.write_text("[]")
     folder.add_seconds("prune", 1.0)
     assert json.loads(folder.timing.read_text()) == {"prune": 1.0}
 

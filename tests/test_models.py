@@ -8,16 +8,18 @@ import torch
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from torch import fx, nn
-from torch.nn import functional as F
 
 from sparsign.models.alexnet import alexnet
-from sparsign.models.binary_blocks import BiRealBlock, PreactBlock
-from sparsign.models.layers import PadShortcut, Sign
+from sparsign.models.chain import ORDERS
+from sparsign.models.checks import check_takes
 from sparsign.models.lenet import lenet5
 from sparsign.models.mobilenet import mobilenet_v2
 from sparsign.models.nin import nin
 from sparsign.models.pretrained import load_pretrained
-from sparsign.models.resnet import resnet18, resnet20, resnet50, resnet56
+from sparsign.models.react import ChannelShift
+from sparsign.models.resnet import resnet18, resnet20, resnet32, resnet34, resnet44, resnet50, resnet56
+from sparsign.models.shortcuts import PadShortcut
+from sparsign.models.sign import Sign
 from sparsign.models.vgg import vgg11, vgg16
 
 CONFIGS = Path(__file__).parents[1] / "configs" / "model"
@@ -26,12 +28,19 @@ FLOAT_ONLY = (resnet50, lenet5, alexnet, mobilenet_v2)
 CASES = [
     *((build, form, 32, 3, {}) for build in BINARY for form in ("float", "fbin")),
     *((build, "wbin", 32, 1, {}) for build in FLOAT_ONLY),
-    *((resnet20, "fbin", 32, 3, {"block": block}) for block in ("resnet_e", "preact")),
+    *((resnet20, "fbin", 32, 3, {"block": block}) for block in ("plain", "react", "resnet_e", "preact")),
+    *((resnet20, "fbin", 32, 3, {"shortcut": shortcut}) for shortcut in ("sign_conv", "duplicate")),
+    *((build, form, 32, 3, {}) for build in (resnet32, resnet44, resnet34) for form in ("float", "fbin")),
+    (resnet34, "wbin", 96, 3, {}),
+    (resnet20, "fbin", 30, 3, {"block": "plain"}),
     (resnet18, "fbin", 64, 3, {"block": "preact", "sign_gradient": "approx"}),
     (resnet18, "float", 96, 1, {}),
     (resnet18, "fbin", 96, 3, {}),
     (resnet20, "float", 28, 1, {}),
     (vgg11, "fbin", 28, 1, {}),
+    (vgg11, "fbin", 28, 1, {"order": "norm_first"}),
+    (nin, "fbin", 32, 3, {"order": "norm_first", "dropout": 0}),
+    (nin, "float", 32, 3, {"dropout": 0.0}),
     (nin, "fbin", 28, 1, {}),
     (lenet5, "float", 28, 1, {}),
     (alexnet, "float", 96, 3, {"batch_norm": False}),
@@ -39,7 +48,7 @@ CASES = [
 ]
 ALLOWED_MODULES = (
     *(nn.Conv2d, nn.Linear, nn.BatchNorm1d, nn.BatchNorm2d, nn.ReLU, nn.ReLU6, nn.Hardtanh, nn.MaxPool2d, nn.AvgPool2d),
-    *(nn.AdaptiveAvgPool2d, nn.Flatten, nn.Dropout, nn.Identity, Sign, PadShortcut),
+    *(nn.AdaptiveAvgPool2d, nn.Flatten, nn.Dropout, nn.Identity, nn.PReLU, Sign, PadShortcut, ChannelShift),
 )
 ALLOWED_FUNCTIONS = {operator.add, torch.add, torch.cat, torch.flatten}
 
@@ -84,7 +93,10 @@ def test_published_weight_counts():
     assert round(conv_weights(vgg11(10, 3, 32, "float")) / 1e6, 2) == 9.22
     assert round(conv_weights(nin(10, 3, 32, "float")) / 1e6, 3) == 0.966
     assert all_weights(lenet5(10, 1, 28, "float")) == 430_500
-    assert round(all_weights(resnet20(10, 3, 32, "float")) / 1e6, 2) == 0.27
+    for build, millions in ((resnet20, 0.27), (resnet32, 0.46), (resnet44, 0.66), (resnet56, 0.85)):
+        assert round(all_weights(build(10, 3, 32, "float")) / 1e6, 2) == millions  # ResNet paper, table 6
+    with torch.device("meta"):
+        assert round(sum(p.numel() for p in resnet34(1000, 3, 224, "float").parameters()) / 1e6, 1) == 21.8
     with torch.device("meta"):
         assert round(all_weights(alexnet(1000, 3, 224, "float")) / 1e6, 1) == 62.4
 
@@ -108,10 +120,12 @@ def signed_convs(model):
 @pytest.mark.parametrize(
     ("build", "options", "convs", "filters"),
     [
-        (vgg11, {}, 7, 2688),
-        (nin, {}, 7, 1216),
+        *((vgg11, {"order": order}, 7, 2688) for order in ORDERS),
+        *((nin, {"order": order}, 7, 1216) for order in ORDERS),
         (resnet18, {}, 16, 3840),
         (resnet18, {"block": "preact"}, 19, 3840 + 896),
+        (resnet18, {"block": "plain"}, 19, 3840 + 896),
+        (resnet18, {"block": "react", "shortcut": "duplicate"}, 16, 3840),
         (resnet20, {}, 18, 6 * (16 + 32 + 64)),
     ],
 )
@@ -138,38 +152,15 @@ def test_bireal_keeps_a_shortcut_around_every_conv():
     torch.testing.assert_close(minus - zero, -2 * (one - zero), rtol=1e-4, atol=1e-5)
 
 
-def sign(x):
-    return torch.where(x >= 0, 1.0, -1.0)
-
-
-def bireal_formula(b, x):
-    pool, conv, norm = b.downsample
-    y = b.bn1(b.conv1(sign(x))) + norm(conv(F.avg_pool2d(x, pool.stride)))
-    return b.bn2(b.conv2(sign(y))) + y
-
-
-def preact_formula(b, x):
-    norm, _, conv = b.downsample
-    y = F.relu(b.conv1(sign(b.bn1(x))))
-    return F.relu(b.conv2(sign(b.bn2(y))) + conv(sign(norm(x))))
-
-
-@pytest.mark.parametrize(("block", "formula"), [(BiRealBlock, bireal_formula), (PreactBlock, preact_formula)])
-def test_binary_blocks_compute_their_papers_formula(block, formula):
-    torch.manual_seed(0)
-    net, x = block(4, 6, 2, "hardtanh").eval(), torch.randn(3, 4, 8, 8)
-    for module in net.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            module.running_mean.normal_()
-            module.weight.data.normal_()
-    with torch.no_grad():
-        out = net(x)
-        torch.testing.assert_close(out, formula(net, x))
-    assert out.shape == (3, 6, 4, 4)
-
-
 @pytest.mark.parametrize(
-    ("block", "gradient"), [("bireal", "approx"), ("resnet_e", "hardtanh"), ("preact", "hardtanh")]
+    ("block", "gradient"),
+    [
+        ("bireal", "approx"),
+        ("react", "approx"),
+        ("plain", "hardtanh"),
+        ("resnet_e", "hardtanh"),
+        ("preact", "hardtanh"),
+    ],
 )
 def test_sign_gradient_is_the_blocks_own_unless_asked_for(block, gradient):
     def gradients(**options):
@@ -180,9 +171,28 @@ def test_sign_gradient_is_the_blocks_own_unless_asked_for(block, gradient):
     assert gradients(sign_gradient="approx") == {"approx"}
 
 
+def sequence(model):
+    """The kinds of the layers of a chain, in order, as letters."""
+    letters = {nn.Conv2d: "C", nn.BatchNorm2d: "B", nn.ReLU: "R", Sign: "S", nn.Dropout: "D"}
+    return "".join(letters.get(type(layer), "P") for layer in model.features)
+
+
+def test_orders_of_the_binary_chains():
+    """As written in the papers' code: B = BN, S = sign, C = conv, R = ReLU, P = pool, D = dropout."""
+    assert sequence(nin(10, 3, 32, "fbin", order="norm_first")) == (
+        "CBR" "BSCR" "BSCRP" "BSDCR" "BSCR" "BSCRP" "BSDCR" "BSCR" "B"
+    )  # fmt: skip
+    assert sequence(nin(10, 3, 32, "fbin")) == "CBS" "CBS" "CPBS" "DCBS" "CBS" "CPBS" "DCBS" "CBR"  # fmt: skip
+    assert sequence(vgg11(10, 3, 32, "fbin", order="norm_first")) == (
+        "CBRP" "BSCRP" "BSCR" "BSCRP" "BSCR" "BSCRP" "BSCR" "BSCRP" "B"
+    )  # fmt: skip
+    assert sequence(vgg11(10, 3, 28, "float")) == "CBRP" "CBRP" "CBR" "CBRP" "CBR" "CBRP" "CBR" "CBR"  # fmt: skip
+
+
+@pytest.mark.parametrize("order", ORDERS)
 @pytest.mark.parametrize("build", [vgg11, nin])
-def test_pools_read_real_values_because_pooled_signs_lose_information(build):
-    model, seen = build(10, 3, 32, "fbin"), []
+def test_pools_read_real_values_because_pooled_signs_lose_information(build, order):
+    model, seen = build(10, 3, 32, "fbin", order=order), []
     for module in model.modules():
         if isinstance(module, nn.MaxPool2d | nn.AvgPool2d):
             module.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].unique().numel()))
@@ -254,17 +264,35 @@ def test_initial_weights_are_balanced_in_sign():
         (resnet50, (10, 3, 32, "fbin"), {}, "model.form=fbin"),
         (resnet20, (10, 3, 32, "double"), {}, "expected float, wbin, fbin"),
         (resnet20, (10, 3, 32, "fbin"), {"blok": "preact"}, "did you mean block"),
-        (resnet20, (10, 3, 32, "fbin"), {"block": "basic"}, "expected bireal, resnet_e, preact"),
+        (resnet20, (10, 3, 32, "fbin"), {"block": "basic"}, "expected bireal, plain, react, resnet_e"),
+        (resnet20, (10, 3, 32, "fbin"), {"block": "preact", "shortcut": "conv"}, "shortcut=conv is not possible"),
+        (resnet20, (10, 3, 30, "fbin"), {"block": "plain", "shortcut": "duplicate"}, "multiple of 4"),
         (vgg11, (10, 3, 32, "float"), {"sign_gradient": "approx"}, "vgg11 in this form"),
         (resnet18, (10, 3, 28, "fbin"), {}, "multiple of 8"),
         (vgg11, (10, 3, 8, "float"), {}, "at least 16"),
         (alexnet, (10, 3, 32, "float"), {"batch_norm": "yes"}, "expected True, False"),
+        (
+            nin,
+            (10, 3, 32, "fbin"),
+            {"order": "bn"},
+            "order=bn is not possible for nin; expected conv_first, norm_first",
+        ),
+        (nin, (10, 3, 32, "float"), {"dropout": 0.3}, "expected 0.5, 0.0"),
     ],
 )
 def test_what_a_network_cannot_be_is_refused_in_one_line(build, arguments, options, words):
     with pytest.raises(ValueError, match=words) as error:
         build(*arguments, **options)
     assert "\n" not in str(error.value)
+
+
+def test_a_crop_size_that_a_network_cannot_take_is_refused_before_training():
+    for build in (resnet20, vgg11, nin):
+        model = build(10, 3, 32, "fbin")
+        check_takes(model, 3, 24, "dataset.crop_size")
+        assert model.training
+    with pytest.raises(ValueError, match=r"dataset\.crop_size=24 does not suit"):
+        check_takes(lenet5(10, 1, 28, "float"), 1, 24, "dataset.crop_size")
 
 
 def released(model, path, **changes):

@@ -13,7 +13,8 @@ from sparsign.compressors.base import Compressor, Recipe, Stage
 from sparsign.compressors.wpc import WPC
 from sparsign.configs.schema import StageConfig
 from sparsign.pipeline import build, optim
-from sparsign.pipeline.module import StageModule, epoch_seed
+from sparsign.pipeline.module import StageModule
+from sparsign.pipeline.seeds import epoch_seed
 from tests.conftest import TINY_DATA
 
 
@@ -39,6 +40,44 @@ def test_multistep_multiplies_by_one_factor_per_milestone_or_by_the_same():
 def test_cyclic_restarts_after_every_interval_of_epochs():
     found = factors(Recipe(4, decay="cyclic", interval=2), 3, 4, list(range(12)))
     assert found == pytest.approx([1, 1, 0.1, 0.1, 0.01, 0.01] * 2)
+
+
+def test_warm_up_rises_to_the_rate_and_the_rest_falls_to_zero():
+    linear = factors(Recipe(4, decay="linear", warmup=1), 5, 4, [0, 1, 4, 5, 10, 20])
+    assert linear == pytest.approx([0.2, 0.4, 1, 1, 2 / 3, 0])
+    assert factors(Recipe(1, decay="linear", warmup=9), 4, 1, [0, 1, 2, 3]) == pytest.approx([0.5, 1, 1, 0.5])
+    cosine = factors(Recipe(3, decay="cosine", warmup=1), 6, 3, [5, 6, 12, 18])
+    assert cosine == pytest.approx([1, 1, 0.5, 0], abs=1e-12)
+
+
+def test_every_field_of_a_recipe_can_be_set_on_the_command_line(configuration):
+    words = ["epochs=3", "optimizer=sgd", "lr=0.5", "weight_decay=0.1", "momentum=0.2", "nesterov=false",
+             "decay=multistep", "milestones=[0.2,0.6]", "gamma=[0.5,0.1]", "interval=2", "warmup=1",
+             "clip=4"]  # fmt: skip
+    options = configuration(*(f"schedule.prune.{word}" for word in words)).schedule.prune
+    asked = Recipe(3, "sgd", 0.5, 0.1, 0.2, False, "multistep", (0.2, 0.6), (0.5, 0.1), 2, 1.0, 4.0)
+    assert optim.merge(Recipe(9), options) == asked
+    with pytest.raises(ValueError, match=r"gamma=\(0\.5, 0\.1\): expected a number, or one for each"):
+        optim.merge(Recipe(9), StageConfig(decay="multistep", milestones=[0.5], gamma=[0.5, 0.1]))
+
+
+@pytest.mark.parametrize("clip", [0.01, 1e6])
+def test_the_whole_gradient_is_clipped_to_its_norm(configuration, clip):
+    net = small_net()
+    before = torch.cat([p.detach().flatten() for p in net.parameters()])
+    recipe = Recipe(1, lr=1.0, weight_decay=0.0, momentum=0.0, decay="constant", clip=clip)
+    module = StageModule(net, Compressor(), Stage("finetune"), recipe, 0, lambda row: None)
+    build.trainer(configuration(*TINY_DATA, "trainer.accelerator=cpu"), 1, []).fit(module, loader())
+    moved = (torch.cat([p.detach().flatten() for p in net.parameters()]) - before).norm().item()
+    assert moved == pytest.approx(clip, rel=1e-3) if clip < 1 else 0.05 < moved < 1e3
+
+
+def test_a_diverging_stage_stops_in_one_line_before_its_epoch_is_kept(configuration):
+    rows, recipe = [], Recipe(3, lr=1e30, weight_decay=0.0, decay="constant")
+    module = StageModule(small_net(), Compressor(), Stage("prune-2"), recipe, 0, rows.append)
+    with pytest.raises(ValueError, match=r"^stage prune-2 diverged in epoch 2: .*schedule\.prune\.lr \(now 1e\+30\)"):
+        build.trainer(configuration(*TINY_DATA, "trainer.accelerator=cpu"), 3, []).fit(module, loader())
+    assert [row["epoch"] for row in rows] == [0]
 
 
 def test_constant_is_one():

@@ -3,19 +3,27 @@
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from dataclasses import fields
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
 import torch
 import yaml
+from torch import nn
 
+from sparsign import train
 from sparsign.compressors.wpc import WPC
 from sparsign.configs.schema import DatasetConfig, LatencyConfig, TrainerConfig
+from sparsign.pipeline import build
+from sparsign.pipeline.plan import resolve
+from sparsign.pipeline.tracking import CsvTracker
+from tests.conftest import TINY_DATA
 
 ROOT = Path(__file__).parent.parent
 TINY = ["model=resnet20", "dataset.limit=96", "dataset.batch_size=16", "latency.seconds=0", "trainer.threads=1"]
@@ -58,6 +66,22 @@ def test_run_folder_holds_everything(finished):
     assert not list(finished.rglob("*.part"))
     config = yaml.safe_load((finished / "config.yaml").read_text())
     assert config["compressor"]["name"] == "stq_a" and "${" not in (finished / "config.yaml").read_text()
+
+
+def test_run_folder_says_what_ran(finished):
+    told = yaml.safe_load((finished / "stages.yaml").read_text())
+    assert [(s["name"], s["epochs"]) for s in told["stages"]] == [("pretrain", 3), ("prune", 0), ("finetune", 1)]
+    first = told["stages"][0]
+    assert (first["optimizer"], first["lr"], first["decay"], first["weight_decay"]) == ("adam", 1e-3, "cosine", 0.0)
+    assert first["precision"] in ("fp32", "bf16") and first["bn_batches"] == 2 and first["max_batches"] == 8
+    assert "momentum" not in first and told["stages"][1] == {"name": "prune", "epochs": 0}
+    assert told["code"][0]["torch"] == version("torch") and "commit" in told["code"][0]
+
+
+def test_a_cap_of_the_rate_is_told(configuration):
+    config = configuration("compressor=ptq", "model=lenet5", "schedule=paper")
+    told = [plan.told for plan in resolve(config, build.compressor(config), build.model(config))]
+    assert [(t["name"], t["lr"]) for t in told] == [("pretrain", 0.02), ("prune", 0.02), ("quantize", 0.01)]
 
 
 def test_report_agrees_with_the_file_and_proves_the_reload(finished):
@@ -122,23 +146,26 @@ def test_killed_and_resumed_run_ends_with_the_same_bits(finished, tmp_path, mome
     ]
 
 
-def test_interrupt_says_how_to_resume(tmp_path):
-    process = subprocess.Popen(
-        command("train.py", *TINY, "schedule.pretrain.epochs=50", "hydra.run.dir=run"), cwd=tmp_path, text=True,
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=os.environ | {"OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
-    deadline = time.monotonic() + 120
-    while not (tmp_path / "run" / "checkpoints" / "mid_stage.ckpt").exists() and time.monotonic() < deadline:
-        time.sleep(0.01)
-    process.send_signal(signal.SIGINT)
-    output, _ = process.communicate(timeout=60)
-    assert process.returncode == 130, output
-    assert "add resume=run to the same command" in output and "Traceback" not in output
+class Interrupting(CsvTracker):
+    """Sends Ctrl-C to its own process at the end of the first epoch."""
+
+    def row(self, row: dict) -> None:
+        super().row(row)
+        signal.raise_signal(signal.SIGINT)
+
+
+def test_interrupt_says_how_to_resume(configuration, tmp_path, capsys):
+    config = configuration(*TINY, "schedule=smoke", "schedule.pretrain.epochs=2", "trainer.progress=false")
+    config.logger._target_ = f"{__name__}.Interrupting"
+    with pytest.raises(SystemExit) as caught:
+        train.run(config, tmp_path / "run")
+    assert caught.value.code == 130
+    assert f"add resume={tmp_path / 'run'} to the same command" in capsys.readouterr().out
 
 
 def test_help_shows_every_option_of_the_chosen_members(tmp_path):
     shown = cli("train.py", "compressor=wpc", "dataset=mnist", "--help", cwd=tmp_path, COLUMNS="120").stdout
-    assert "$" not in shown and max(map(len, shown.splitlines())) < 180 and shown.count("\n") < 115
+    assert "$" not in shown and max(map(len, shown.splitlines())) < 180 and shown.count("\n") < 130
     pages = {"compressor": WPC, "dataset": DatasetConfig, "trainer": TrainerConfig, "latency": LatencyConfig}
     for group, cls in pages.items():
         for option in fields(cls):
@@ -157,7 +184,7 @@ BAD = {
     "member": (["model=resnet81"], "model=resnet81: no such member of group model (did you mean resnet18?)"),
     "stage option": (["schedule.pretrain.epochs=-1"], "schedule.pretrain.epochs=-1: expected a value in [0, inf)"),
     "data folder": (["dataset=cifar10", "dataset.root=nowhere", "dataset.download=false"], "dataset.root=nowhere"),
-    "resume": (["resume=nowhere"], "resume=nowhere"),
+    "resume": (["resume=nowhere"], "resume=nowhere: there is no such folder"),
     "form": (["model=lenet5"], "model.form=fbin"),
     "accelerator": (["trainer.accelerator=tpu"], "trainer.accelerator=tpu: expected a value in auto | cpu | gpu"),
 }
@@ -168,7 +195,76 @@ def test_bad_input_gives_one_clear_line(case, tmp_path):
     overrides, said = BAD[case]
     line = fails_with_one_line(cli("train.py", *overrides, "hydra.run.dir=run", cwd=tmp_path))
     assert said in line
-    assert not list(tmp_path.rglob("*.ckpt"))
+    assert not list(tmp_path.iterdir())
+
+
+class Unknown(nn.Module):
+    """A network with an operation that no packed file knows."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.middle, self.last = nn.Conv2d(3, 4, 3), nn.Conv2d(4, 4, 3), nn.Linear(4, 10)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.last(torch.cumsum(self.middle(self.first(images)), 1).amax((2, 3)))
+
+
+def unknown(num_classes: int, in_channels: int, image_size: int, form: str) -> nn.Module:
+    return Unknown()
+
+
+def test_a_network_that_cannot_be_packed_is_refused_before_training(configuration, tmp_path):
+    config = configuration("compressor=twn", "model=lenet5", *TINY_DATA, f"model._target_={__name__}.unknown")
+    with pytest.raises(ValueError, match=r"^model=lenet5 cannot be packed: cumsum: cumsum is not a known operation"):
+        train.run(config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_failing_job_does_not_end_its_sweep(tmp_path):
+    """Its reason is kept, the exit code is not 0, and the same command again does only what is missing."""
+    arguments = ["-m", *TINY, "model=lenet5", "compressor=twn", "schedule=smoke", "sweep=s",
+                 "compressor.float_layers=[nope],[first]"]  # fmt: skip
+    first = cli("train.py", *arguments, cwd=tmp_path)
+    assert first.returncode == 1 and "Traceback" not in first.stderr
+    reason = "compressor.float_layers=nope: no layer's name has it"
+    assert [line.split(":")[0] for line in first.stderr.splitlines()] == ["error", "failed"]
+    assert all(reason in line for line in first.stderr.splitlines())
+    (good,) = (tmp_path / "multirun" / "s").glob("*/report.json")
+    (bad,) = (tmp_path / "multirun" / "s").glob("*/failure.json")
+    assert good.parent != bad.parent and reason in json.loads(bad.read_text())["reason"]
+    second = cli("train.py", *arguments, cwd=tmp_path)
+    assert second.returncode == 1 and second.stdout.count("nothing to do") == 1
+
+
+def test_a_proof_that_says_different_is_an_error(finished, tmp_path, configuration):
+    folder = tmp_path / "run"
+    shutil.copytree(finished, folder)
+    report = json.loads((folder / "report.json").read_text())
+    report["reload"]["identical_predictions"] = False
+    (folder / "report.json").write_text(json.dumps(report))
+    config = configuration(*TINY, "schedule=smoke", "schedule.pretrain.epochs=3", f"resume={folder}")
+    with pytest.raises(ValueError, match="predictions are DIFFERENT"):
+        train.run(config, folder)
+
+
+def test_a_run_can_start_from_another(finished, configuration, tmp_path, plain_page):
+    """The shared pretrain stage and what follows it alone give the bits of the run that did both."""
+    config = configuration(*TINY, "schedule=smoke", "schedule.pretrain.epochs=3", f"model.pretrained={finished}")
+    report = train.run(config, tmp_path / "run")
+    theirs = json.loads((finished / "report.json").read_text())
+    assert report["accuracy"] == theirs["accuracy"] and report["structure"] == theirs["structure"]
+    told = yaml.safe_load((tmp_path / "run" / "stages.yaml").read_text())["stages"][0]
+    assert told["epochs"] == 0 and len(told["weights"]) == 64
+
+
+@pytest.mark.parametrize("words", [["train.py", "--help"], ["train.py", "compressor.pfr=2"], ["evaluate.py", "run=no"]])
+def test_lightning_is_imported_only_to_train(words, tmp_path):
+    code = "import runpy, sys; sys.argv = sys.argv[1:]\n"
+    code += "try: runpy.run_path(sys.argv[0], run_name='__main__')\nexcept SystemExit: pass\n"
+    code += "print(*(m for m in ('pytorch_lightning', 'lightning_fabric', 'torchmetrics') if m in sys.modules))"
+    result = subprocess.run([sys.executable, "-c", code, str(ROOT / words[0]), *words[1:]], cwd=tmp_path,
+                            capture_output=True, text=True)  # fmt: skip
+    assert result.stdout.splitlines()[-1] == "", result.stdout[-300:]
 
 
 def test_run_folder_of_another_config_is_left_alone(finished, tmp_path):

@@ -8,7 +8,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sparsign.compressors.pruning.projections import STRUCTURES, group_norms, keep_mask, kept_groups, project
+from sparsign.compressors.pruning.decide import removed
+from sparsign.compressors.pruning.projections import STRUCTURES, group_norms, keep_mask, project
 from sparsign.compressors.pruning.purify import purified
 
 SHAPE = (3, 2, 2, 1)
@@ -64,9 +65,10 @@ def test_a_linear_layer_is_a_1x1_conv():
         assert torch.equal(project(weight, 0.5, structure), project(weight[..., None, None], 0.5, structure)[..., 0, 0])
 
 
-@pytest.mark.parametrize(("ratio", "count", "kept"), [(0.29, 100, 71), (0.93, 5000, 350), (0.0, 7, 7), (0.99, 10, 1)])
-def test_kept_groups_is_not_fooled_by_float_products(ratio, count, kept):
-    assert kept_groups(count, ratio) == kept
+@given(percent=st.integers(0, 9999), count=st.integers(0, 50_000_000))
+def test_how_many_go_is_the_floor_in_exact_arithmetic(percent, count):
+    """0.29 of 100 is 29, although the float product is 28.999999999999996."""
+    assert removed(count, percent / 10_000) == percent * count // 10_000
 
 
 def test_unknown_structure_is_one_clear_line():

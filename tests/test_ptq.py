@@ -17,6 +17,7 @@ from torch import nn
 
 from sparsign import train
 from sparsign.compressors.base import Stage
+from sparsign.compressors.parts.sphere import cosine, kept, project, prune
 from sparsign.compressors.parts.transforms import (
     Mask,
     UnitNorm,
@@ -28,7 +29,7 @@ from sparsign.compressors.parts.transforms import (
     transformed,
 )
 from sparsign.compressors.parts.unit_ternary import UnitTernary
-from sparsign.compressors.ptq import PTQ, cosine, kept, project, prune
+from sparsign.compressors.ptq import PTQ
 from sparsign.models.resnet import resnet18
 from sparsign.packing.size import compressed_code_bytes, total_size
 from sparsign.packing.trace import to_packed
@@ -224,9 +225,9 @@ def test_masked_weights_regrow_during_the_ramp_and_stay_masked_after():
     assert torch.equal(latent(layer) != 0, frozen.bool())
 
 
-@given(count=st.integers(1, 10_000), ratio=st.floats(0, 0.999))
-def test_kept_is_exact(count, ratio):
-    assert kept(count, ratio) == max(1, count - int(ratio * count))
+@given(count=st.integers(1, 10_000), permille=st.integers(0, 999))
+def test_kept_is_exact(count, permille):
+    assert kept(count, permille / 1000) == max(1, count - permille * count // 1000)
 
 
 def test_a_prune_stage_without_epochs_still_prunes():

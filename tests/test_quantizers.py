@@ -9,11 +9,11 @@ from torch import nn
 from sparsign.compressors.parts.fixed_levels import FixedLevels
 from sparsign.compressors.parts.quantizers import Binary, ScaledBinary
 from sparsign.compressors.parts.threshold_ternary import FixedTernary, TGATernary
+from sparsign.compressors.parts.trained_ternary import TrainedTernary
 from sparsign.compressors.parts.transforms import Mask, attach, encode_layer, scaled
 from sparsign.compressors.parts.unit_ternary import UnitTernary
-from sparsign.compressors.ttq import TrainedTernary
 from sparsign.compressors.twn import Ternary
-from sparsign.models.layers import binarize
+from sparsign.models.sign import binarize
 
 QUANTIZERS = {
     "binary": Binary,

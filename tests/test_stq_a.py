@@ -9,13 +9,15 @@ from torch import nn
 
 from sparsign.compressors.base import Stage
 from sparsign.compressors.parts.transforms import encode_layer
-from sparsign.compressors.pruning.spread import attach_channel_masks, remove_filters
-from sparsign.compressors.stq_a import STQA, choose_filters, separation
+from sparsign.compressors.pruning.cut import attach_channel_masks, remove_filters
+from sparsign.compressors.pruning.decide import choose_filters
+from sparsign.compressors.pruning.score import separation
+from sparsign.compressors.stq_a import STQA
 from sparsign.evaluation.theory import BINARY, SCALED
 from sparsign.kernels.engine import load_engine
-from sparsign.models.layers import Sign
 from sparsign.models.lenet import lenet5
 from sparsign.models.resnet import resnet20
+from sparsign.models.sign import Sign
 from sparsign.models.vgg import vgg11
 from sparsign.packing.trace import to_packed
 from tests.plain_loop import run, run_stage
@@ -24,32 +26,32 @@ from tests.tiny_nets import INPUT, build
 
 def test_global_threshold_takes_the_smallest_scales_of_all_layers_together():
     importance = {"a": torch.tensor([0.1, 0.9, 0.8, 0.7]), "b": torch.tensor([0.2, 0.3, 0.6, 0.5])}
-    dead = choose_filters(importance, set(), ratio=0.375, cap=1.0, least=1)
+    dead = choose_filters(importance, set(), ratio=0.375, cap=1.0, fewest=1)
     assert dead["a"].tolist() == [True, False, False, False]
     assert dead["b"].tolist() == [True, True, False, False]
 
 
 def test_exempt_layers_count_in_the_ratio_but_lose_nothing():
     importance = {"first": torch.full((4,), 0.01), "b": torch.tensor([0.2, 0.3, 0.6, 0.5])}
-    dead = choose_filters(importance, {"first"}, ratio=0.25, cap=1.0, least=1)
+    dead = choose_filters(importance, {"first"}, ratio=0.25, cap=1.0, fewest=1)
     assert not dead["first"].any()
     assert dead["b"].tolist() == [True, True, False, False]
 
 
 def test_what_a_capped_layer_cannot_give_is_taken_from_the_next_scales():
     importance = {"a": torch.tensor([0.01, 0.02, 0.03, 0.04]), "b": torch.tensor([0.5, 0.6, 0.7, 0.8])}
-    dead = choose_filters(importance, set(), ratio=0.5, cap=0.5, least=1)
+    dead = choose_filters(importance, set(), ratio=0.5, cap=0.5, fewest=1)
     assert dead["a"].tolist() == [True, True, False, False]
     assert dead["b"].tolist() == [True, True, False, False]
 
 
 def test_a_layer_keeps_at_least_the_stated_number_of_filters():
-    dead = choose_filters({"a": torch.rand(20)}, set(), ratio=0.9, cap=1.0, least=16)
+    dead = choose_filters({"a": torch.rand(20)}, set(), ratio=0.9, cap=1.0, fewest=16)
     assert dead["a"].sum() == 4
 
 
 def test_ties_at_the_threshold_still_give_the_asked_count_and_go_to_the_earlier_filter():
-    dead = choose_filters({"b": torch.ones(4), "a": torch.ones(10)}, set(), ratio=0.5, cap=1.0, least=1)
+    dead = choose_filters({"b": torch.ones(4), "a": torch.ones(10)}, set(), ratio=0.5, cap=1.0, fewest=1)
     assert dead["b"].tolist() == [True] * 3 + [False]
     assert dead["a"].tolist() == [True] * 4 + [False] * 6
 
@@ -150,9 +152,10 @@ def test_penalty_is_beta_times_the_sum_of_scales_and_gamma_alone_gets_its_gradie
     "options, pruned",
     [
         ({"min_filters": 1}, [0, 7, 7]),  # 15 of 30 asked; the first layer is exempt, the cap is 70 %
-        ({"min_filters": 1, "prune_first_binary": True}, [7, 7, 1]),
-        ({"min_filters": 1, "prune_first_binary": True, "layer_cap": 1.0}, [9, 6, 0]),
-        ({"min_filters": 6, "prune_first_binary": True}, [4, 4, 4]),
+        ({"min_filters": 1, "exempt_layers": 0}, [7, 7, 1]),
+        ({"min_filters": 1, "exempt_layers": 0, "layer_cap": 1.0}, [9, 6, 0]),
+        ({"min_filters": 6, "exempt_layers": 0}, [4, 4, 4]),
+        ({"min_filters": 1, "exempt_layers": 2}, [0, 0, 7]),
     ],
 )
 def test_limits_of_a_layer_are_options(options, pruned):
@@ -175,12 +178,9 @@ def test_scale_gives_every_filter_its_mean():
     torch.testing.assert_close(model.layer1[0].conv1.weight.abs().amax(dim=(1, 2, 3)), expected)
 
 
-@pytest.mark.parametrize(
-    "build", [lambda: resnet20(10, 3, 16, "fbin", block="preact"), lambda: lenet5(10, 3, 16, "wbin")]
-)
-def test_refuses_a_network_whose_convs_have_no_scale_behind_them(build):
+def test_refuses_a_network_whose_convs_have_no_scale_behind_them():
     with pytest.raises(ValueError, match=r"^compressor=stq_a prunes by BN scales: no binary conv .*BN$"):
-        STQA().prepare(build(), torch.zeros(1, 3, 16, 16))
+        STQA().prepare(lenet5(10, 3, 16, "wbin"), torch.zeros(1, 3, 16, 16))
 
 
 def test_penalty_drives_some_scales_to_zero_and_leaves_others():

@@ -10,7 +10,7 @@ from torch import nn
 
 from sparsign.compressors.parts.transforms import Mask, encode_layer, find, latent, scaled, transforms
 from sparsign.compressors.stq_b import STQB, expander
-from sparsign.models.layers import Sign
+from sparsign.models.sign import Sign
 
 
 def make_model():

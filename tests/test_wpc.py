@@ -86,7 +86,7 @@ def test_clip_gradient_is_the_formula(detach, ratio):
     weight[4, :4] = 0
     weight.requires_grad_()
     norms = groups.group_norms(weight, 4)
-    groups.group_penalty(norms, "clip", ratio, detach).backward()
+    groups.penalty(norms, "clip_detached" if detach else "clip", ratio).backward()
 
     w = weight.detach().numpy().reshape(6, 2, -1)
     n = np.sqrt((w**2).sum(2) + 1e-12)
@@ -98,35 +98,35 @@ def test_clip_gradient_is_the_formula(detach, ratio):
 
 def test_clip_value_and_lasso_value():
     norms = torch.tensor([[1.0, 2.0], [3.0, 10.0]])  # mean 4, delta 2
-    assert groups.group_penalty(norms, "clip", 0.5, False).item() == 1 + 2 + 2 + 2
-    assert groups.group_penalty(norms, "lasso", 0.5, False).item() == 16
+    assert groups.penalty(norms, "clip", 0.5).item() == 1 + 2 + 2 + 2
+    assert groups.penalty(norms, "lasso", 0.5).item() == 16
 
 
-@pytest.mark.parametrize("count, expected", [(100, 64), (20, 14), (1, 1)])  # 0.7 G: 70 -> 64 (16 PEs), 14, at least one
-def test_rank_threshold_rounds_down_to_the_processing_elements(count, expected):
+# int(16 a) int(G / 16) of the lab's code; below 16 groups floor(a G), and never beyond the last
+RANKS = [(64, 0.7, 44), (32, 0.7, 22), (128, 0.7, 88), (16, 0.7, 11), (100, 0.7, 66), (64, 0.35, 20), (10, 0.7, 7)]
+RANKS += [(16, 1.0, 15), (1, 0.7, 0)]
+
+
+@pytest.mark.parametrize("count, ratio, below", RANKS)
+def test_rank_threshold_is_at_the_labs_index(count, ratio, below):
     norms = torch.rand(count)
-    assert groups.rank_threshold(norms, 0.7) == norms.sort().values[expected - 1]
+    assert groups.rank_threshold(norms, ratio) == norms.sort().values[below]
+    norms.requires_grad_()
+    groups.penalty(norms, "rank", ratio).backward()
+    assert int(norms.grad.sum()) == below  # so many groups are pulled, the others not at all
 
 
-@pytest.mark.parametrize("detach", [True, False])
-def test_rank_penalty_only_pulls_below_the_quantile(detach):
-    norms = torch.arange(1.0, 11.0, requires_grad=True)
-    groups.group_penalty(norms, "rank", 0.5, detach).backward()
-    assert norms.grad.tolist() == [1, 1, 1, 1, 0, 0, 0, 0, 0, 0]
-
-
-def test_mix_takes_the_smaller_of_mean_and_rank():
-    # mean 5.5; 35 % rank of 10 norms: the third
-    norms = torch.arange(1.0, 11.0, requires_grad=True)
-    value = groups.group_penalty(norms, "mix", 0.7, False)  # delta = min(3.85, 3): constant
+def test_mix_takes_the_smaller_of_the_plain_mean_and_the_rank():
+    norms = torch.arange(1.0, 33.0, requires_grad=True)  # 35 % rank of 32 norms: index 5 * 2, which is 11; mean 16.5
+    value = groups.penalty(norms, "mix", 0.1)  # delta = 11, a constant; a plays no part
     value.backward()
-    assert value.item() == 1 + 2 + 8 * 3
-    assert norms.grad.tolist() == [1, 1, 0, 0, 0, 0, 0, 0, 0, 0]
-    norms.grad = None
-    value = groups.group_penalty(norms, "mix", 0.4, False)  # delta = min(2.2, 3) = a mean n, with its gradient a H / G
+    assert value.item() == sum(range(1, 11)) + 22 * 11
+    assert norms.grad.tolist() == [1] * 10 + [0] * 22
+    few_small = torch.tensor([0.0] * 8 + [1.0] * 24, requires_grad=True)  # rank: 1; mean 0.75, with its gradient H / G
+    value = groups.penalty(few_small, "mix", 0.1)
     value.backward()
-    assert value.item() == pytest.approx(1 + 2 + 8 * 2.2)
-    assert norms.grad.tolist() == pytest.approx([1.32, 1.32] + [0.32] * 8)
+    assert value.item() == 24 * 0.75
+    assert few_small.grad.tolist() == [1.75] * 8 + [0.75] * 24
 
 
 def test_fixed_ternary_matches_numpy_and_passes_gradients_inside_one():
@@ -306,11 +306,11 @@ def test_the_labs_alternative_exempts_downsample_and_first_convs_of_resnet18():
 def test_clipping_keeps_large_weights_that_the_naive_lasso_shrinks():
     images, labels = digits(96)
     last = {}
-    for kind in ("clip", "lasso"):
-        model, compressor = prepared(penalty_kind=kind, lambda_=0.2, detach_threshold=True)
+    for kind in ("clip_detached", "lasso"):
+        model, compressor = prepared(penalty_kind=kind, lambda_=0.2)
         last[kind] = run_stage(compressor, model.train(), Stage("quantize"), images, labels, epochs=6, lr=0.02)[-1]
-    assert last["clip"]["max_weight"] > 1.2 * last["lasso"]["max_weight"]
-    assert last["clip"]["norm_spread"] > 1.5 * last["lasso"]["norm_spread"]
+    assert last["clip_detached"]["max_weight"] > 1.2 * last["lasso"]["max_weight"]
+    assert last["clip_detached"]["norm_spread"] > 1.5 * last["lasso"]["norm_spread"]
 
 
 def test_joint_training_zeroes_whole_groups_and_finetuning_keeps_them():

@@ -3,11 +3,11 @@
 import torch
 from torch import Tensor
 
-from sparsign.datamodules.base import ImageData
+from sparsign.datamodules.on_device import OnDeviceImages
 from sparsign.datamodules.splits import Split
 
 
-class TinyImages(ImageData):
+class TinyImages(OnDeviceImages):
     """48 training and 16 test images of noise whose mean gives the class away: no files, no waiting."""
 
     classes = 10

@@ -4,7 +4,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from sparsign.models.layers import PadShortcut, Sign
+from sparsign.models.shortcuts import PadShortcut
+from sparsign.models.sign import Sign
 from sparsign.packing.layouts import Dense
 from sparsign.packing.trace import to_packed
 from sparsign.packing.values import Floats, OneScale, RowScale
@@ -187,7 +188,7 @@ def quantised(name, seed, levels=1, ratio=0.4):
         scale = 0.01 + torch.rand(len(layer.weight), *[1] * (layer.weight.dim() - 1))
         codes[layer] = ((layer.weight * 4 * levels).round().clamp(-levels, levels).short(), scale)
         layer.weight.data = codes[layer][0] * scale
-    return to_packed(net, codes.get, INPUT, {"classes": ["a", "b"], "dataset": {"mean": [0.5]}})
+    return to_packed(net, codes.get, INPUT, {"dataset": {"class_names": ["a", "b"], "mean": [0.5]}})
 
 
 def regular():

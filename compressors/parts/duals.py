@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from sparsign.compressors.parts.transforms import WeightTransform
 
@@ -60,3 +60,16 @@ class Dual(WeightTransform):
     def gap(self, weight: Tensor) -> float:
         """||W - Z|| / ||W||, the relative primal residual."""
         return float((weight - self.Z).norm() / weight.norm().clamp_min(1e-12))
+
+
+def convergence(duals: list[tuple[nn.Module, Dual]]) -> dict[str, float | list[float]]:
+    """How far ADMM is, per layer: ||W - Z|| / ||W|| and ||Z_new - Z_old||; and its rho. Empty without a dual."""
+    if not duals:
+        return {}
+    gaps = [dual.gap(layer.weight) for layer, dual in duals]
+    return {
+        "admm_gap": gaps,
+        "admm_gap_max": max(gaps),
+        "admm_dual_residual": [float(dual.moved) for _, dual in duals],
+        "admm_rho": float(duals[0][1].rho),
+    }

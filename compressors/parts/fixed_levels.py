@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
-from sparsign.compressors.parts.transforms import Quantizer, WeightTransform, scaled
-from sparsign.compressors.pruning.projections import kept_groups
+from sparsign.compressors.parts.transforms import Quantizer, WeightTransform, found, latent, scaled
+from sparsign.compressors.pruning.decide import removed
 
 
 class _OnLevels(torch.autograd.Function):
@@ -67,10 +69,20 @@ class Frozen(WeightTransform):
         """
         free = kept.bool() & ~self.frozen
         distance = (weight - nearest).abs().masked_fill(~free, -1)
-        farthest = distance.flatten().topk(kept_groups(int(free.sum()), fraction)).indices
+        still_free = int(free.sum()) - removed(int(free.sum()), fraction)
+        farthest = distance.flatten().topk(still_free).indices
         self.frozen.fill_(True).view(-1)[farthest] = False
         self.value.copy_(nearest)
         self.active = True
 
     def transform(self, weight: Tensor) -> Tensor:
         return torch.where(self.frozen, self.value, weight)
+
+
+def scales_alone(model: nn.Module) -> list[dict[str, Any]]:
+    """Parameter groups: everything; but of a layer on its levels only the scale (and bias), without weight decay."""
+    levels = found(model, FixedLevels)
+    scales = [fixed.scale for _, fixed in levels if fixed.active]
+    others = {id(fixed.scale) for _, fixed in levels} | {id(latent(layer)) for layer, f in levels if f.active}
+    groups = [{"params": [p for p in model.parameters() if id(p) not in others]}]
+    return groups + ([{"params": scales, "weight_decay": 0.0}] if scales else [])

@@ -6,9 +6,17 @@ import torch
 from torch import Tensor
 
 from sparsign.compressors.parts.transforms import Quantizer
-from sparsign.models.layers import binarize
+from sparsign.models.sign import binarize
 
 JUST_ABOVE_ONE = 1 + torch.finfo(torch.float32).eps
+
+
+def inside(weight: Tensor) -> Tensor:
+    """1[|w| <= 1]: where the clipped straight-through gradient of a latent value passes (BNN, equation 4).
+
+    The bounds belong to it: latent values are clipped onto them, and would never leave them otherwise.
+    """
+    return weight.abs() <= 1
 
 
 class StraightThrough(torch.autograd.Function):
@@ -31,7 +39,7 @@ def straight_through(weight: Tensor, value: Tensor, passes: Tensor | None = None
 
 
 class ClippedSign(torch.autograd.Function):
-    """y = sign(w), sign(0) = 1; dL/dw = dL/dy * 1[|w| <= 1]. The bounds are closed: clipped weights lie on them."""
+    """y = sign(w), sign(0) = 1; dL/dw = dL/dy * inside(w), in one fused operation."""
 
     @staticmethod
     def forward(ctx, weight: Tensor) -> Tensor:  # noqa: ANN001

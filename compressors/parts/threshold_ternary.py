@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from sparsign.compressors.parts.quantizers import straight_through
-from sparsign.compressors.parts.transforms import Quantizer, scaled
+from sparsign.compressors.parts.transforms import Quantizer, found, latent, scaled
 
 
 class FixedTernary(Quantizer):
@@ -69,3 +70,27 @@ class TGATernary(Quantizer):
     def transform(self, weight: Tensor) -> Tensor:
         codes, alpha = self.encode(weight)
         return scaled(codes, alpha) + (weight - weight.detach())
+
+
+def apart(model: nn.Module, lr: float, acting: bool) -> list[dict[str, Any]]:
+    """Parameter groups: everything; and while they act TGA's thresholds, by plain SGD without weight decay."""
+    thresholds = [ternary.threshold for _, ternary in found(model, TGATernary)]
+    own = {id(t) for t in thresholds}
+    everything = [{"params": [p for p in model.parameters() if id(p) not in own]}]
+    if not thresholds or not acting:
+        return everything
+    return [*everything, {"params": thresholds, "lr": lr, "momentum": 0.0, "nesterov": False, "weight_decay": 0.0}]
+
+
+def clamp_gradients(model: nn.Module) -> None:
+    """Gradients of TGA's thresholds to +-1e-3 (lab code)."""
+    for _, ternary in found(model, TGATernary):
+        if ternary.threshold.grad is not None:
+            ternary.threshold.grad.clamp_(-1e-3, 1e-3)
+
+
+def bound_thresholds(model: nn.Module) -> None:
+    """TGA's acting thresholds to 3 sigma of their layers."""
+    for layer, ternary in found(model, TGATernary):
+        if ternary.active:
+            ternary.bound(latent(layer))

@@ -52,6 +52,14 @@ class Mask(WeightTransform):
         return weight * self.mask
 
 
+class WeightMask(Mask):
+    """A mask of the weight's own shape: which single weights are left."""
+
+
+class ChannelMask(Mask):
+    """A mask [out, in, 1, 1] (or [out, in]; [C] on BN) of whole filters and of whole input channels."""
+
+
 class UnitNorm(WeightTransform):
     """w_f / (||w_f||_2 + eps) for every filter (row of the im2col matrix)."""
 
@@ -95,17 +103,22 @@ def latent(layer: nn.Module) -> nn.Parameter:
     return layer.parametrizations.weight.original if parametrize.is_parametrized(layer, "weight") else layer.weight
 
 
-def transforms(layer: nn.Module) -> list[WeightTransform]:
-    """The transforms of `layer.weight`, in order."""
-    return list(layer.parametrizations.weight) if parametrize.is_parametrized(layer, "weight") else []
+def transforms(layer: nn.Module, tensor: str = "weight") -> list[WeightTransform]:
+    """The transforms of `layer.weight` (or another tensor of the layer), in order."""
+    return list(layer.parametrizations[tensor]) if parametrize.is_parametrized(layer, tensor) else []
 
 
-def find(layer: nn.Module, kind: type[T]) -> T:
-    """The first transform of this kind on the layer; KeyError when it has none."""
-    for transform in transforms(layer):
-        if isinstance(transform, kind):
-            return transform
-    raise KeyError(f"no {kind.__name__} on {type(layer).__name__}")
+def find(layer: nn.Module, kind: type[T], tensor: str = "weight") -> T:
+    """The one transform of this kind on the layer; KeyError when it has none or several."""
+    found = {id(t): t for t in transforms(layer, tensor) if isinstance(t, kind)}
+    if len(found) != 1:
+        raise KeyError(f"{len(found) or 'no'} {kind.__name__} on {type(layer).__name__}, expected one")
+    return next(iter(found.values()))
+
+
+def found(model: nn.Module, kind: type[T]) -> list[tuple[nn.Module, T]]:
+    """(layer, transform) of every weight that has a transform of this kind, in model order."""
+    return [(layer, t) for _, layer in transformed(model) for t in transforms(layer) if isinstance(t, kind)]
 
 
 def transformed(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:

@@ -5,33 +5,29 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from sparsign.compressors.parts.estimators import ESTIMATORS
+from sparsign.compressors.parts.sphere import per_filter
 from sparsign.compressors.parts.transforms import Quantizer, scaled
 
 DELTAS = ("support", "twn")
 
 
-def per_filter(values: Tensor, like: Tensor) -> Tensor:
-    """[out] -> [out, 1, 1, 1] (or [out, 1]), ready to broadcast over a weight like `like`."""
-    return values.view(-1, *[1] * (like.dim() - 1))
-
-
 class UnitTernary(Quantizer):
-    """q(u) = s t / sqrt(k): t = sign(u) 1[|u| > Delta], k = number of nonzeros of t in the filter (inferred).
+    """q(u) = s u_hat, u_hat = t / sqrt(k): t = sign(u) 1[|u| > Delta], k = nonzeros of t in the filter (inferred).
 
-    u [out, in, kh, kw] or [out, in] holds (masked) filters of unit norm; t / sqrt(k) has unit norm too, and is zero for
-    an empty filter. s is 1 where a BatchNorm follows, else one learnable gain per layer (our choice).
+    u [out, in, kh, kw] or [out, in] holds (masked) filters of unit norm; u_hat has unit norm too, and is zero for an
+    empty filter. s is 1 where a BatchNorm follows, else one learnable gain per layer (our choice).
 
         Delta    support: 0, so that the ternary support is the pruning mask      twn: 0.7 mean|u| over survivors
-        dq/du := s                     refined straight-through: codes pass the gradient on unchanged
-                 s |u| sqrt(k)         with `soft`: rescaled by |u| / |t / sqrt(k)| (variant R3; our choice)
-        dq/ds  = t / sqrt(k)           exact
+        dq/du := s times the surrogate's slope, one of the four of `estimators.py`
+        dq/ds  = u_hat                         exact
 
     While inactive the layer computes with s u: the sphere of the prune stage, or the plain weight as long as s is 1.
     """
 
-    def __init__(self, delta: str = "support", gain: bool = False, soft: bool = False, active: bool = False) -> None:
+    def __init__(self, delta: str = "support", gain: bool = False, estimator: str = "R1", active: bool = False) -> None:
         super().__init__(active)
-        self.delta, self.soft = delta, soft
+        self.delta, self.estimator = delta, ESTIMATORS[estimator]
         self.gain = nn.Parameter(torch.ones(())) if gain else None
 
     def forward(self, weight: Tensor) -> Tensor:
@@ -53,9 +49,14 @@ class UnitTernary(Quantizer):
         return codes, root if self.gain is None else self.gain * root
 
     def transform(self, weight: Tensor) -> Tensor:
-        codes, scale = self.encode(weight)
-        passed = weight if self.gain is None else self.gain.detach() * weight
-        if self.soft:
-            _, root = self.unit(weight.detach())
-            passed = passed * (weight.detach() / root).abs()
-        return scaled(codes, scale) + (passed - passed.detach())
+        codes, root = self.unit(weight.detach())
+        passed, _ = self.estimator(weight, codes * root)
+        if self.gain is not None:
+            passed, root = self.gain.detach() * passed, self.gain * root
+        return scaled(codes, root) + (passed - passed.detach())
+
+    def pull(self, weight: Tensor) -> Tensor:
+        """||u - point||^2: 0-dim, half of whose gradient is the estimator's second term."""
+        codes, root = self.unit(weight.detach())
+        _, point = self.estimator(weight, codes * root)
+        return ((weight - point) ** 2).sum()

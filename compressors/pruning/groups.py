@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-PENALTIES = ("clip", "lasso", "rank", "mix")
+from sparsign.compressors.parts.transforms import Mask, find, latent
+from sparsign.compressors.pruning.decide import removed
+
+PENALTIES = ("clip", "clip_detached", "lasso", "rank", "mix")
 PROCESSING_ELEMENTS = 16
-"""Ranks are counted in multiples of them (lab code)."""
 MIX_RANK = 0.35
 
 
@@ -27,38 +29,65 @@ def group_norms(weight: Tensor, g: int, eps: float = 1e-12) -> Tensor:
     return (grouped(weight, g).square().sum(dim=2) + eps).sqrt()
 
 
-def clip_threshold(norms: Tensor, ratio: float, detach: bool) -> Tensor:
+def clip_threshold(norms: Tensor, ratio: float) -> Tensor:
     """delta = a mean n, recomputed at every step: the self-adapting threshold of weight penalty clipping (lab code)."""
-    delta = ratio * norms.mean()
-    return delta.detach() if detach else delta
+    return ratio * norms.mean()
+
+
+def rank_index(count: int, ratio: float) -> int:
+    """How many of a layer's `count` groups lie below the rank threshold: int(16 a) int(count / 16) (lab code).
+
+    Of every 16 groups, one for each processing element, int(16 a) are pulled: 11 for a = 0.7. Layers with fewer than 16
+    groups take the plain floor(a count) (our choice: the lab's index is 0 there).
+    """
+    whole = removed(PROCESSING_ELEMENTS, ratio) * (count // PROCESSING_ELEMENTS)
+    return min(whole or removed(count, ratio), count - 1)
 
 
 def rank_threshold(norms: Tensor, ratio: float) -> Tensor:
-    """The largest of the floor(a G) smallest norms, the count rounded down to a multiple of the PEs (lab code).
+    """The norm at index `rank_index` of the ascending norms (lab code).
 
-    Layers with too few groups for one multiple keep the unrounded count, at least one group. A constant: its gradient
-    would pull the one group of that rank for all the larger ones (both our choice).
+    A constant: its gradient would pull the one group of that rank for all the larger ones (our choice).
     """
-    count = int(ratio * norms.numel())
-    count = count - count % PROCESSING_ELEMENTS or max(count, 1)
-    return norms.detach().flatten().kthvalue(count).values
+    flat = norms.detach().flatten()
+    return flat.kthvalue(rank_index(flat.numel(), ratio) + 1).values
 
 
-def group_penalty(norms: Tensor, kind: str, ratio: float, detach: bool) -> Tensor:
+def penalty(norms: Tensor, kind: str, ratio: float) -> Tensor:
     """sum_i min(n_i, delta): 0-dim, no factor for the group's size (lab code).
 
-        clip: delta = a mean n      rank: the a-quantile of n      mix: the smaller of a mean n and the 35 % quantile
-        lasso: no delta
+        clip            delta = a mean n, which carries gradient (lab code)
+        clip_detached   delta = a mean n, a constant (the paper's words)
+        rank            delta = the norm at rank a
+        mix             delta = the smaller of mean n, which carries gradient, and the norm at rank 35 % (lab code)
+        lasso           no delta: sum_i n_i
 
     Gradient by n_i, with H groups at or above delta out of G: 1[n_i < delta], plus a H / G where delta is a mean n and
-    not detached (inferred from the lab code).
+    carries gradient (mix: H / G). Under `clip` a group above delta is pulled all the same: by 0.47 lambda where two
+    thirds are above it at a = 0.7. Under `clip_detached` only groups that the loss itself leaves below delta can go,
+    whatever lambda is: to prune more, raise a.
     """
     if kind == "lasso":
         return norms.sum()
-    delta = rank_threshold(norms, ratio) if kind == "rank" else clip_threshold(norms, ratio, detach)
-    if kind == "mix":
-        delta = torch.minimum(delta, rank_threshold(norms, MIX_RANK))
+    if kind == "rank":
+        delta = rank_threshold(norms, ratio)
+    elif kind == "mix":
+        delta = torch.minimum(norms.mean(), rank_threshold(norms, MIX_RANK))
+    else:
+        delta = clip_threshold(norms, ratio)
+        delta = delta.detach() if kind == "clip_detached" else delta
     return torch.where(norms < delta, norms, delta).sum()
+
+
+@torch.no_grad()
+def drop(layer: nn.Module, alive: Tensor, g: int) -> None:
+    """Masks, for good, every group in which no entry of `alive` (the weight's shape) is nonzero."""
+    mask, channels = find(layer, Mask), layer.weight.shape[1]
+    any_alive = grouped(alive, g).count_nonzero(dim=2) > 0
+    per_channel = any_alive.repeat_interleave(group_channels(channels, g), dim=1)
+    mask.mask.copy_(per_channel.view(mask.mask.shape))
+    mask.active = True
+    latent(layer).mul_(mask.mask)
 
 
 def group_density(codes: list[Tensor], g: int) -> float:
@@ -87,3 +116,19 @@ def compression_rate(density: float, s_min: float) -> float:
     """
     kept = density * (1 - s_min)
     return 16 / kept if kept else float("inf")
+
+
+def summary(weights: list[Tensor], codes: list[Tensor], g: int) -> dict[str, float | list[float]]:
+    """Densities, sparsities and the compression rate of the layers' codes; size and spread of their weights."""
+    density, s_min = group_density(codes, g), smallest_sparsity(codes, g)
+    spreads = [float(group_norms(w, g).std(correction=0)) for w in weights]
+    found = {
+        "group_density": density,
+        "filter_density": filter_density(codes),
+        "code_sparsity": 1 - sum(int(c.count_nonzero()) for c in codes) / sum(c.numel() for c in codes),
+        "s_min": s_min,
+        "max_weight": sum(float(w.abs().max()) for w in weights) / len(weights),
+        "norm_spread": sum(spreads) / len(spreads),
+        "group_density_by_layer": [group_density([c], g) for c in codes],
+    }
+    return found | ({"compression_rate": compression_rate(density, s_min)} if density else {})

@@ -5,10 +5,10 @@ A conv weight is [filters, channels, kh, kw]; a linear weight [out, in] is treat
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor
+
+from sparsign.compressors.pruning.decide import removed
 
 STRUCTURES = ("irregular", "filter", "column", "channel")
 
@@ -34,20 +34,15 @@ def group_norms(weight: Tensor, structure: str) -> Tensor:
     raise ValueError(f"structure={structure}: expected one of {' | '.join(STRUCTURES)}")
 
 
-def kept_groups(count: int, ratio: float) -> int:
-    """How many of `count` groups stay when the fraction `ratio` is removed: count - floor(ratio * count)."""
-    return count - math.floor(ratio * count + 1e-6)  # 0.29 * 100 is 28.999999999999996
-
-
 @torch.no_grad()
 def keep_mask(weight: Tensor, ratio: float, structure: str) -> Tensor:
-    """0/1 mask, broadcastable to the weight, of exactly `kept_groups` groups of the largest norm.
+    """0/1 mask, broadcastable to the weight, of all but `removed(count, ratio)` groups, those of the largest norm.
 
     The lab code compares with a percentile, which keeps too few or too many groups where norms tie; here ties are
     broken and the count is exact (our choice).
     """
     norms = group_norms(weight, structure)
-    strongest = norms.flatten().topk(kept_groups(norms.numel(), ratio)).indices
+    strongest = norms.flatten().topk(norms.numel() - removed(norms.numel(), ratio)).indices
     return torch.zeros_like(norms).flatten().index_fill_(0, strongest, 1.0).view_as(norms)
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from sparsign.compressors.parts.transforms import Mask, latent, transforms
+from sparsign.compressors.parts.transforms import ChannelMask, WeightMask, find, latent
+from sparsign.compressors.pruning.cut import remove_filters
 from sparsign.compressors.pruning.projections import group_norms
-from sparsign.compressors.pruning.spread import remove_filters
 
 
 def weighted(model: nn.Module) -> dict[str, nn.Module]:
@@ -44,12 +44,12 @@ def remove_unused_paths(model: nn.Module, example: Tensor) -> None:
     An empty filter's BN is emptied with it, or it would still emit a constant: retraining makes up for that.
 
     Args:
-        model: prepared by `spread.attach_channel_masks`; the first `Mask` of its conv and linear layers has the
-            weight's full shape and is brought up to date, the latent weights become zero where it is.
+        model: prepared by `cut.attach_channel_masks`; the `WeightMask` of its conv and linear layers is brought up to
+            date, the latent weights become zero where it is.
         example: one image [1, C, H, W].
     """
     remove_filters(model, example.to(next(model.parameters()).device), {})
     for layer in weighted(model).values():
-        first, *_, last = (t.mask for t in transforms(layer) if isinstance(t, Mask))
-        first *= last
-        latent(layer).mul_(first)
+        mask = find(layer, WeightMask).mask
+        mask *= find(layer, ChannelMask).mask
+        latent(layer).mul_(mask)

@@ -1,19 +1,18 @@
-"""Removing whole filters for good: masks on the filter, on its BN and on whoever would read it."""
+"""Cut: removing whole filters for good, by masks on the filter, on its BN and on whoever would read it."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils import parametrize
 
-from sparsign.compressors.parts.transforms import Mask, attach
+from sparsign.compressors.parts.transforms import ChannelMask, attach, find
 from sparsign.models.channels import removable
 
 NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
 
 
 def attach_channel_masks(model: nn.Module) -> None:
-    """A Mask [out, in, 1, 1] as last transform of every conv and linear weight, and masks [C] on BN gamma and beta.
+    """A mask [out, in, 1, 1] on every conv and linear weight, after what is there, and masks [C] on BN gamma and beta.
 
     They start inactive (all ones). A masked gamma and beta stay zero through fine-tuning, so that a removed filter
     emits exactly 0.
@@ -21,10 +20,10 @@ def attach_channel_masks(model: nn.Module) -> None:
     for module in list(model.modules()):
         if isinstance(module, (nn.Conv2d, nn.Linear)):
             shape = module.weight.shape
-            attach(module, Mask((*shape[:2], *[1] * (len(shape) - 2)), active=False))
+            attach(module, ChannelMask((*shape[:2], *[1] * (len(shape) - 2)), active=False))
         elif isinstance(module, NORMS) and module.affine:
-            attach(module, Mask(module.weight.shape, active=False))
-            attach(module, Mask(module.bias.shape, active=False), tensor="bias")
+            attach(module, ChannelMask(module.weight.shape, active=False))
+            attach(module, ChannelMask(module.bias.shape, active=False), tensor="bias")
 
 
 @torch.no_grad()
@@ -38,24 +37,27 @@ def remove_filters(model: nn.Module, example: Tensor, dead: dict[str, Tensor]) -
         KeyError: a layer without a channel mask (see `attach_channel_masks`).
     """
     for module in model.modules():
-        if isinstance(module, Mask):
+        if isinstance(module, ChannelMask):
             module.active = True
     for name, rows in dead.items():
-        _channel_mask(model.get_submodule(name))[rows] = 0
+        find(model.get_submodule(name), ChannelMask).mask[rows] = 0
     for name, gone in removable(model, example, through_sign=True).items():
         module = model.get_submodule(name)
         if isinstance(module, NORMS):
             for tensor in ("weight", "bias") if module.affine else ():
-                module.parametrizations[tensor][-1].mask[gone.rows_removed.to(example.device)] = 0
+                find(module, ChannelMask, tensor).mask[gone.rows_removed.to(example.device)] = 0
         else:
-            mask = _channel_mask(module)
+            mask = find(module, ChannelMask).mask
             mask[gone.rows_removed.to(mask.device)] = 0
             if mask.shape[1] == len(gone.cols_removed):  # not so for grouped convolutions: they go whole
                 mask[:, gone.cols_removed.to(mask.device)] = 0
 
 
-def _channel_mask(layer: nn.Module) -> Tensor:
-    last = layer.parametrizations.weight[-1] if parametrize.is_parametrized(layer, "weight") else None
-    if not isinstance(last, Mask):
-        raise KeyError(f"{type(layer).__name__} has no channel mask")
-    return last.mask
+def filter_metrics(layers: dict[str, nn.Module]) -> dict[str, float | list[float]]:
+    """`pfr`: removed filters / all filters of the layers (STQ-Nets, table 1); `kept_filters`: kept part of each layer.
+
+    A removed filter is one that no kernel is left of, as in `evaluation/structure.py`.
+    """
+    kept = [find(layer, ChannelMask).mask.flatten(1).amax(dim=1) for layer in layers.values()]
+    pfr = 1 - sum(int(k.sum()) for k in kept) / sum(len(k) for k in kept)
+    return {"pfr": pfr, "kept_filters": [k.mean().item() for k in kept]}

@@ -1,10 +1,9 @@
-"""The two layers of ours that networks are built from, besides torch's own."""
+"""The binary activation: sign with a pseudo-gradient."""
 
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 SignGradient = Literal["hardtanh", "approx"]
 
@@ -63,33 +62,3 @@ class Sign(nn.Module):
 
     def extra_repr(self) -> str:
         return f"gradient={self.gradient!r}"
-
-
-class PadShortcut(nn.Module):
-    """ResNet's parameter-free shortcut (option A of the ResNet paper).
-
-    [N, C, H, W] -> [N, before + C + after, ceil(H / stride), ceil(W / stride)]: every `stride`-th pixel,
-    and zeros in the new channels.
-    """
-
-    def __init__(self, stride: int, before: int, after: int) -> None:
-        super().__init__()
-        self.stride, self.before, self.after = stride, before, after
-
-    def forward(self, x: Tensor) -> Tensor:
-        return F.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, self.before, self.after))
-
-    def extra_repr(self) -> str:
-        return f"stride={self.stride}, before={self.before}, after={self.after}"
-
-
-def initialise(model: nn.Module) -> None:
-    """Kaiming-normal weights (fan-in) and zero biases for every Conv2d and Linear; BatchNorm keeps torch's 1 and 0.
-
-    Signs of the weights come out balanced, which binary layers need (an all-positive start never recovers).
-    """
-    for module in model.modules():
-        if isinstance(module, nn.Conv2d | nn.Linear):
-            nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
-            if module.bias is not None:
-                nn.init.zeros_(module.bias)

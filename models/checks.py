@@ -4,6 +4,9 @@ from collections.abc import Mapping
 from difflib import get_close_matches
 from typing import Any
 
+import torch
+from torch import nn
+
 FORMS = ("float", "wbin", "fbin")
 
 
@@ -19,6 +22,18 @@ def check_image_size(model: str, image_size: int, minimum: int, multiple: int = 
     if image_size < minimum or image_size % multiple:
         rule = f"at least {minimum}" + (f" and a multiple of {multiple}" if multiple > 1 else "")
         raise ValueError(f"dataset.image_size={image_size} does not suit {model}; expected {rule} pixels")
+
+
+@torch.no_grad()
+def check_takes(net: nn.Module, channels: int, side: int, option: str) -> None:
+    """Raise ValueError naming `option` unless the network, whatever it was built for, takes images of that side too."""
+    training = net.training
+    try:
+        net.eval()(torch.zeros(1, channels, side, side, device=next(net.parameters()).device))
+    except RuntimeError:  # torch's word for shapes that do not fit
+        raise ValueError(f"{option}={side} does not suit this network: it takes images of one size only") from None
+    finally:
+        net.train(training)
 
 
 def choose(model: str, options: Mapping[str, Any], choices: Mapping[str, tuple[Any, ...]]) -> dict[str, Any]:

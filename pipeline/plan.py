@@ -1,0 +1,110 @@
+"""What a run will do, before it does it: every stage with all its numbers, as folder and tracker keep it."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+from torch import nn
+
+from sparsign.compressors.base import Compressor, Recipe, Stage
+from sparsign.models.pretrained import weights_file
+from sparsign.pipeline import build, optim
+
+ONLY_OF = {
+    "momentum": ("optimizer", "sgd"), "nesterov": ("optimizer", "sgd"), "milestones": ("decay", "multistep"),
+    "gamma": ("decay", "multistep"), "interval": ("decay", "cyclic"),
+}  # fmt: skip
+"""Fields of a recipe that mean something under one value of another field."""
+UNTOLD = ("name", "epochs", "max_batches", "bn_batches", "batch_size", "precision", "teacher")
+"""What the help leaves out of a stage's line: it stands elsewhere."""
+
+
+@dataclass(frozen=True)
+class StagePlan:
+    """One stage as it will run: the method's recipe, the schedule's words and the network's cap put together."""
+
+    stage: Stage
+    recipe: Recipe
+    bn_batches: int
+    distill: float
+    told: dict[str, Any]
+    """The same as plain values, without what has no effect: what two runs must agree in to be the same run."""
+
+
+def resolve(config: DictConfig, compressor: Compressor, net: nn.Module | None) -> list[StagePlan]:
+    """All stages of the method on this prepared network, in order; None leaves the network's cap out.
+
+    Raises:
+        ValueError: options of the schedule that contradict each other.
+    """
+    plans = []
+    for stage in compressor.stages(net) if net is not None else _kinds(compressor):
+        options = config.schedule[stage.kind]
+        recipe = compressor.recipe(stage) if net is None else optim.suited(compressor.recipe(stage), net)
+        recipe = optim.merge(recipe, options)
+        told: dict[str, Any] = {"name": stage.name}
+        if stage.kind == "pretrain" and config.model.pretrained:
+            recipe = replace(recipe, epochs=0)
+            told["weights"] = checksum(config.model.pretrained)
+        told |= _told(config, recipe, options)
+        plans.append(StagePlan(stage, recipe, options.bn_batches, options.distill, told))
+    return plans
+
+
+def _kinds(compressor: Compressor) -> list[Stage]:
+    """The method's stages as far as they can be known without a network."""
+    try:
+        return compressor.stages(nn.Identity())
+    except (ValueError, IndexError):  # it counts the network's layers
+        return [Stage(name) for name in compressor.STAGES]
+
+
+def _told(config: DictConfig, recipe: Recipe, options: DictConfig) -> dict[str, Any]:
+    told: dict[str, Any] = {"epochs": recipe.epochs}
+    if recipe.epochs:
+        fields = asdict(recipe)
+        told |= {k: list(v) if isinstance(v, tuple) else v for k, v in fields.items() if _acts(k, fields)}
+        told |= {"precision": "bf16" if build.uses_bf16(config) else "fp32", "batch_size": config.dataset.batch_size}
+        told |= {"max_batches": config.schedule.max_batches, "bn_batches": options.bn_batches}
+        if options.distill > 0:
+            named = config.schedule.teacher
+            teacher = checksum(named, "schedule.teacher") if named else "this run's pretrain stage"
+            told |= {"distill": options.distill, "temperature": config.schedule.temperature, "teacher": teacher}
+    return told
+
+
+def _acts(name: str, recipe: dict[str, Any]) -> bool:
+    key, value = ONLY_OF.get(name, (name, recipe[name]))
+    return recipe[key] == value
+
+
+def checksum(source: str, option: str = "model.pretrained") -> str:
+    """The SHA-256 of a weights file; of a run folder, of the checkpoint that is taken from it."""
+    return hashlib.sha256(weights_file(source, option).read_bytes()).hexdigest()
+
+
+def stages_help(_root_: DictConfig) -> str:
+    """`${stages:}` of the help template: what each stage of the chosen method does under the chosen schedule."""
+    config = OmegaConf.merge(_root_, {"model": {"pretrained": None}, "schedule": {"teacher": None}})
+    try:
+        plans = resolve(config, build.compressor(config), None)
+    except ValueError as error:
+        return f"  {error}"
+    lines = Counter((plan.stage.kind, ", ".join(_words(plan.told))) for plan in plans)
+    names = [f"{kind} x {count}" if count > 1 else kind for (kind, _), count in lines.items()]
+    return "\n".join(f"  {name:13}  {text}" for name, (_, text) in zip(names, lines, strict=True))
+
+
+def _words(told: dict[str, Any]) -> Iterator[str]:
+    yield f"{told['epochs']} epochs"
+    for name, value in told.items():
+        if name == "milestones" and len(value) > 9:
+            yield f"{len(value)} milestones"
+        elif value and name not in UNTOLD:
+            shown = f"{value:g}" if type(value) is float else name if value is True else value
+            yield str(shown) if name == "optimizer" or value is True else f"{name} {shown}"

@@ -1,0 +1,58 @@
+"""What becomes of a sweep in which a job fails: the others run, the end tells which failed and why."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from hydra.experimental.callback import Callback
+from omegaconf import DictConfig
+
+from sparsign.packing.atomic import write_atomic
+from sparsign.pipeline import cli
+from sparsign.pipeline.lock import InUseError
+
+FAILURE = "failure.json"
+
+
+def goes_on(job: Callable[[], float | None], folder: Path) -> float | None:
+    """The job's result; NaN, and failure.json in its folder, where it fails: {"reason": one line, "date": ...}."""
+    (folder / FAILURE).unlink(missing_ok=True)
+    try:
+        return job()
+    except Exception as error:
+        if cli.WANTS_TRACEBACK:
+            raise
+        line = cli.one_line(error)
+        print(f"error: {folder.name}: {line}", file=sys.stderr)
+        if isinstance(error, InUseError):  # the folder is another process's
+            cli.FAILED.append(folder.name)
+        else:
+            told = {"reason": line, "date": time.strftime("%Y-%m-%d %H:%M:%S %z")}
+            write_atomic(folder / FAILURE, json.dumps(told) + "\n")
+        return float("nan")
+
+
+def failures(sweep: Path) -> dict[str, str]:
+    """Job folder below the sweep's -> why it failed, of all jobs that failed last time they ran."""
+    found = {}
+    for path in sorted(sweep.rglob(FAILURE)):
+        try:
+            found[str(path.parent.relative_to(sweep))] = str(json.loads(path.read_text())["reason"])
+        except (ValueError, KeyError, TypeError):
+            found[str(path.parent.relative_to(sweep))] = f"{path} is not readable"
+    return found
+
+
+class SweepFailures(Callback):
+    """At the end of a multirun: one line per failed job, and an exit code that is not 0."""
+
+    def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
+        failed = failures(Path(config.hydra.sweep.dir))
+        for job, reason in failed.items():
+            print(f"failed: {job}: {reason}", file=sys.stderr)
+        cli.FAILED.extend(failed)

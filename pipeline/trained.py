@@ -1,0 +1,48 @@
+"""A run's objects on their way through the stages, and the test of what they have become."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+from omegaconf import DictConfig
+from torch import Tensor, nn
+
+from sparsign.compressors.base import Compressor
+from sparsign.datamodules.base import ImageData
+from sparsign.pipeline.folder import RunFolder
+from sparsign.pipeline.layout import lay_out
+from sparsign.pipeline.plan import StagePlan
+
+
+@dataclass
+class Trained:
+    """What training starts with and hands over: the network with all transforms, and how it did on the test set.
+
+    `top1` after every stage, `logits` [N, classes] (fp32) of the last.
+    """
+
+    config: DictConfig
+    model: nn.Module
+    compressor: Compressor
+    data: ImageData
+    folder: RunFolder
+    plan: list[StagePlan]
+    top1: dict[str, float] = field(default_factory=dict)
+    logits: Tensor | None = None
+
+
+@torch.no_grad()
+def test_top1(run: Trained) -> float:
+    """Top-1 on the test set in fp32, as a fraction; keeps the logits.
+
+    In the memory layout of the packed network: others sum in another order, and a last bit flips a binary activation.
+    """
+    lay_out(run.model.eval(), torch.contiguous_format)
+    device = next(run.model.parameters()).device
+    answers, truth = [], []
+    for images, labels in run.data.test_dataloader():
+        answers.append(run.model(images.to(device).contiguous()).cpu())
+        truth.append(labels.cpu())
+    run.logits = torch.cat(answers)
+    return (run.logits.argmax(1) == torch.cat(truth)).double().mean().item()
