@@ -28,18 +28,19 @@ from sparsign.pipeline.trained import Trained
 @hydra.main(version_base="1.3", config_path="configs", config_name="train")
 @fails_in_one_line
 def main(config: DictConfig) -> float | None:
-    """Returns the packed network's top-1, so that sweepers can optimise it; NaN for a sweep's job that failed."""
+    """Returns the last top-1 on held-out images, for sweepers to optimise; NaN for a sweep's job that failed."""
     hydra_config = HydraConfig.get()
     folder = Path(hydra_config.runtime.output_dir)
     if hydra_config.mode == RunMode.MULTIRUN:
         sweep = Path(hydra_config.sweep.dir).name
-        return goes_on(lambda: top1(run(config, near(folder), sweep)), folder)
+        return goes_on(lambda: held_out(run(config, near(folder), sweep)), folder)
     with no_empty_folders(folder):
-        return top1(run(config, near(config.resume or folder)))
+        return held_out(run(config, near(config.resume or folder)))
 
 
-def top1(report: dict[str, Any] | None) -> float | None:
-    return report["accuracy"]["top1"] if report else None
+def held_out(report: dict[str, Any] | None) -> float | None:
+    """None where nothing is held out, or on another rank than 0."""
+    return report["accuracy"]["val_top1"] if report else None
 
 
 def run(config: DictConfig, path: str | Path, sweep: str | None = None) -> dict[str, Any] | None:
@@ -79,6 +80,7 @@ def _run(
     failed = True
     try:
         with resume_hint(folder, console):
+            beside = _float_beside(config)
             trained = prepare(config, folder)
             stages, options = [plan.told for plan in trained.plan], build.plain(config)
             if ranks.is_main():
@@ -90,7 +92,7 @@ def _run(
             ranks.stop()
             if not ranks.is_main():
                 return None
-            report = pack_and_measure(trained, console)
+            report = pack_and_measure(trained, console, beside)
             tracker.summary(report, folder.packed)
             failed = False
     finally:
@@ -98,8 +100,20 @@ def _run(
     return proved(report)
 
 
-def pack_and_measure(trained: Trained, console: Console) -> dict[str, Any]:
-    """Cuts and packs the trained network, then reads the file back and measures what it holds."""
+def _float_beside(config: DictConfig) -> float | None:
+    """Top-1 of the float network of `baseline=<run>`, read before anything is trained."""
+    if config.baseline is None:
+        return None
+    from sparsign.evaluation.baseline import float_accuracy
+
+    return float_accuracy(config.baseline, config.model.name, config.dataset.name)
+
+
+def pack_and_measure(trained: Trained, console: Console, float_top1: float | None = None) -> dict[str, Any]:
+    """Cuts and packs the trained network, then reads the file back and measures what it holds.
+
+    float_top1: of the float network that the run is set beside; None where no other run trained it.
+    """
     from sparsign.evaluation import proof
     from sparsign.evaluation.report import evaluate_packed
     from sparsign.packing.file import write
@@ -110,6 +124,8 @@ def pack_and_measure(trained: Trained, console: Console) -> dict[str, Any]:
 
     folder, config = trained.folder, trained.config
     meta = packed_meta(config, trained) | {"proof": proof.make(trained.logits)}
+    if float_top1 is not None:
+        meta["accuracy"]["float_top1"] = float_top1
     write(packed_model(config, trained.model, meta), folder.packed)
 
     report = evaluate_packed(folder.packed, trained.data.test_dataloader(), build.plain(config.latency))

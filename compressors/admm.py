@@ -145,8 +145,8 @@ class ADMM(Compressor):
 
     @property
     def PFR_UNIT(self) -> str:
-        """What `pfr` counts: the structure's group; weights where two structures share the ratio."""
-        return "weight" if self.structure in ("irregular", COMBINED) else self.structure
+        """What `pfr` counts: the structure's group; of columns then filters, what lies outside the kept of both."""
+        return {"irregular": "weight", COMBINED: "matrix"}.get(self.structure, self.structure)
 
     def stages(self, model: nn.Module) -> list[Stage]:
         return self.plan.stages()

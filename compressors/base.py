@@ -91,7 +91,7 @@ class Compressor:
 
     STAGES: ClassVar[tuple[str, ...]] = ("pretrain", "quantize", "finetune")
     PFR_UNIT: ClassVar[str] = "filter"
-    """What the pruned ratio counts in the paper: `filter`, `channel`, `kernel`, `column`, `group` or `weight`."""
+    """What the pruned ratio counts in the paper: one of `evaluation.structure.UNITS`."""
 
     def __post_init__(self) -> None:
         check(self, "compressor")

@@ -139,6 +139,7 @@ class TrainConfig:
     schedule: ScheduleConfig = MISSING
     latency: LatencyConfig = field(default_factory=LatencyConfig)
     seed: int = option(0, "seed of initialisation, splits, order and augmentation", ge=0, lt=2**32)
+    baseline: str | None = option(None, "finished run whose float network this one is set beside in the report")
     resume: str | None = option(None, "run folder to go on with")
     sweep: str | None = option(None, "name of the multirun's folder; null = made from the overrides")
 

@@ -39,6 +39,13 @@ def logits(network: Network, batches: Batches, device: torch.device | str = "cpu
     return torch.cat(answers), torch.cat(truth)
 
 
+def top5(logits: Tensor, labels: Tensor) -> float | None:
+    """Fraction of images whose label is among the five largest logits; None where there are no more than five."""
+    if logits.shape[1] <= 5:
+        return None
+    return (logits.topk(5, dim=1).indices == labels[:, None]).any(1).double().mean().item()
+
+
 def top1(logits: Tensor, labels: Tensor) -> float:
     """Fraction of images whose largest logit is the label's."""
     return (logits.argmax(1) == labels).double().mean().item()

@@ -13,18 +13,19 @@ from typing import Any
 import torch
 
 from sparsign.evaluation import latency, proof, schema
-from sparsign.evaluation.accuracy import Batches, limited, logits, top1
+from sparsign.evaluation.accuracy import Batches, limited, logits, top1, top5
 from sparsign.evaluation.layers import layer_rows
 from sparsign.evaluation.rebuild import float_network, part
 from sparsign.evaluation.storage import storage
 from sparsign.evaluation.structure import GROUP, pruned_ratio
 from sparsign.evaluation.theory import theory
 from sparsign.kernels.engine import load_engine
+from sparsign.kernels.reference import ReferenceEngine
 from sparsign.packing.file import read
 from sparsign.packing.size import Size, compressed_code_bytes, total_size
 from sparsign.packing.spec import PackedModel
 
-VERSION = 1
+VERSION = 2
 
 
 def evaluate_packed(
@@ -49,14 +50,15 @@ def evaluate_packed(
     path = Path(path)
     packed = read(path) if packed is None else packed
     meta = packed.meta
+    # The proof is of the file, so it is made in the trained network's own order of summation; the engine is timed.
+    answers, labels = logits(ReferenceEngine(packed), limited(batches, limit))
     engine = load_engine(packed)
-    answers, labels = logits(engine, limited(batches, limit))
     model, dataset, compressor, accuracy = (part(meta, k) for k in ("model", "dataset", "compressor", "accuracy"))
     unit = compressor.get("pfr_unit") or "filter"
     group = compressor.get("group") or GROUP
     pfr = pruned_ratio(packed, unit, group)
-    layers = layer_rows(packed)
-    bits = storage(packed) if unit == "weight" else {}
+    layers = layer_rows(packed, unit, group)
+    bits = storage(packed) if unit in ("weight", "matrix") else {}
     report = {
         "version": VERSION,
         "date": datetime.now().astimezone().isoformat(timespec="seconds"),
@@ -68,6 +70,9 @@ def evaluate_packed(
         "seed": meta.get("seed"),
         "accuracy": {
             "top1": top1(answers, labels),
+            "top5": top5(answers, labels),
+            "val_top1": accuracy.get("val_top1"),
+            "before_top1": accuracy.get("before_top1"),
             "float_top1": accuracy.get("float_top1"),
             "trained_top1": accuracy.get("trained_top1"),
             "images": len(labels),
@@ -82,7 +87,7 @@ def evaluate_packed(
         "size": _sizes(packed, layers, path.stat().st_size),
         "speed": _speed(packed, engine, latency_options),
         "reload": _reload(meta, answers),
-        "theory": theory(packed, 0.0 if unit == "weight" else pfr),
+        "theory": theory(packed, unit, pfr, group),
         "environment": environment(),
     }
     schema.validate(report)
@@ -108,7 +113,7 @@ def _sizes(packed: PackedModel, layers: list[dict[str, Any]], on_disk: int) -> d
 def _counts(size: Size) -> dict[str, int]:
     counts = asdict(size)
     del counts["entropy_bits"]
-    return {**counts, "float_bytes": size.float_bytes, "entropy_bound_bytes": size.entropy_bound_bytes}
+    return {**counts, "float_bytes": size.float_bytes, "order0_bytes": size.entropy_bound_bytes}
 
 
 def _speed(packed: PackedModel, engine: Any, options: Mapping[str, Any]) -> list[dict[str, Any]]:

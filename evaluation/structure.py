@@ -8,7 +8,7 @@ import numpy as np
 
 from sparsign.packing.spec import LayerCodes, PackedModel
 
-UNITS = ("filter", "channel", "kernel", "column", "group", "weight")
+UNITS = ("filter", "channel", "kernel", "column", "group", "matrix", "weight")
 GROUP = 16
 """Input channels of a WPC group where the file does not say (lab code: 16 on CIFAR)."""
 
@@ -43,7 +43,8 @@ def alive(mask: np.ndarray, unit: str, group: int = GROUP) -> np.ndarray:
 
     filter: row of the GEMM matrix; column: the same place in all filters; channel: one input channel; kernel: one input
     channel of one filter; group: one filter, `group` consecutive input channels (the largest divisor up to it) and the
-    whole kernel; weight: itself.
+    whole kernel; matrix: a weight in a nonempty row and a nonempty column of the GEMM matrix, where filters and columns
+    are both pruned; weight: itself. A zero in a unit that is left (a ternary quantizer's) is not pruned.
     """
     rows, channels = mask.shape[:2]
     kernels = mask.reshape(rows, channels, -1)
@@ -55,10 +56,21 @@ def alive(mask: np.ndarray, unit: str, group: int = GROUP) -> np.ndarray:
         return kernels.any(axis=(0, 2))
     if unit == "kernel":
         return kernels.any(axis=2).ravel()
+    if unit == "matrix":
+        flat = mask.reshape(rows, -1)
+        return np.outer(flat.any(axis=1), flat.any(axis=0)).ravel()
     if unit == "group":
         size = next(d for d in range(min(group, channels), 0, -1) if channels % d == 0)
         return mask.reshape(rows, channels // size, -1).any(axis=2).ravel()
     return mask.ravel()
+
+
+def kept_weights(mask: np.ndarray, unit: str, group: int = GROUP) -> int:
+    """Weights of one layer in the units that are left: of filters, columns and channels, nonempty rows x columns."""
+    if unit in ("kernel", "group", "weight"):
+        flags = alive(mask, unit, group)
+        return int(flags.sum()) * (mask.size // flags.size)
+    return int(alive(mask, "matrix").sum())
 
 
 def pruned_ratio(packed: PackedModel, unit: str, group: int = GROUP) -> float:

@@ -20,6 +20,8 @@ SCHEMA: dict[str, tuple[type, ...]] = {
     "compressor.pfr_unit": (str,),
     "compressor.group": (int,),
     "seed": (int, NONE),
+    "accuracy.val_top1": (*NUMBER, NONE),
+    "accuracy.before_top1": (*NUMBER, NONE),
     "accuracy.float_top1": (*NUMBER, NONE),
     "accuracy.trained_top1": (*NUMBER, NONE),
     "original.parameters": (int,),

@@ -1,8 +1,9 @@
-"""The ledger of our measured runs: `ledger.jsonl`, one JSON object per line, appended to and never edited.
+"""The ledger of our measured runs: `ledger.jsonl`, one JSON object per line. A number found wrong is taken out or put
+right with a word in the row's note; nothing else of a row changes.
 
 | key           | type             | meaning                                                                   |
 |---------------|------------------|---------------------------------------------------------------------------|
-| run           | str              | name of the run, unique in the ledger; its plots are `plots/<run>_*.svg`  |
+| run           | str              | name of the run, unique; its metrics are `metrics/<run>.jsonl.xz`         |
 | date          | str              | day the run finished, YYYY-MM-DD                                          |
 | command       | str              | the exact command                                                         |
 | seed          | int              |                                                                           |
@@ -13,15 +14,30 @@
 | dataset       | str              |                                                                           |
 | compressor    | str              |                                                                           |
 | test_images   | int              | how many test images the accuracies are over                              |
-| top1_before   | number or null   | top-1 of the uncompressed network of the same run, per cent               |
+| top1_before   | number or null   | top-1 of the unpruned network of the same run and form, per cent          |
 | top1          | number           | top-1 of the packed file, per cent                                        |
 | pfr           | number or null   | as the method's paper defines it, per cent                                |
 | packed_bytes  | int              | bytes on disk                                                             |
 | ratio         | number           | fp32 bytes of the uncut network / packed_bytes                            |
 | target        | str or null      | id in `targets.yaml`                                                      |
 
-Any other metric of `papers.targets.METRICS` may be added as a number, a `note` as a string, and `stages`: stage ->
-{metric: number} with what training logged last in each stage (accuracies there are fractions).
+Any other metric of `papers.targets.METRICS` may be added as a number, and
+
+| key           | type             | meaning                                                                   |
+|---------------|------------------|---------------------------------------------------------------------------|
+| form          | str              | float, wbin or fbin: what the network before pruning is                   |
+| weights       | str              | what the file's weights are, one of `papers.targets.WEIGHTS`              |
+| val_top1      | number           | top-1 on held-out images, per cent: what choices are made by              |
+| float_top1    | number           | top-1 of the float network, where one was trained, per cent               |
+| milliseconds  | number           | of the packed engine, batch 1, 1 thread                                   |
+| speedup       | number           | torch fp32 of the uncut float network / that                              |
+| engine        | str              | which engine and instruction set                                          |
+| target_stage  | str              | stage whose numbers are compared with the target, where not the file's    |
+| stages        | mapping          | stage -> {metric: number}: logged last in it (accuracies are fractions)   |
+| recipe        | list             | the stages as they ran: name, epochs, optimizer, rates, ...               |
+| commit        | str              | git commit of the code, `-dirty` where it was changed                     |
+| versions      | mapping          | package -> version                                                        |
+| note          | str              | a remark                                                                  |
 """
 
 from __future__ import annotations
@@ -34,7 +50,7 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
-from sparsign.papers.targets import METRICS, load_targets
+from sparsign.papers.targets import METRICS, WEIGHTS, load_targets
 
 LEDGER = Path(__file__).with_name("ledger.jsonl")
 
@@ -59,8 +75,19 @@ REQUIRED: dict[str, tuple[type, ...]] = {
     "target": (str, type(None)),
 }
 OPTIONAL: dict[str, tuple[type, ...]] = {
-    "note": (str,),
+    "form": (str,),
+    "weights": (str,),
+    "val_top1": NUMBER,
+    "float_top1": NUMBER,
+    "milliseconds": NUMBER,
+    "speedup": NUMBER,
+    "engine": (str,),
+    "target_stage": (str,),
     "stages": (dict,),
+    "recipe": (list,),
+    "commit": (str,),
+    "versions": (dict,),
+    "note": (str,),
     **{m: NUMBER for m in METRICS if m not in REQUIRED},
 }
 Row = dict[str, Any]
@@ -79,15 +106,31 @@ def validate(row: Row, where: str) -> None:
             raise ValueError(f"{where}: {key}={value!r}: expected {' or '.join(kind.__name__ for kind in kinds)}")
         if isinstance(value, float) and not math.isfinite(value):
             raise ValueError(f"{where}: {key}={value}: expected a finite number")
-    for key in ("top1_before", "top1", "pfr"):
-        if row[key] is not None and not 0 <= row[key] <= 100:
+    for key in ("top1_before", "top1", "top5", "val_top1", "float_top1", "pfr"):
+        if row.get(key) is not None and not 0 <= row[key] <= 100:
             raise ValueError(f"{where}: {key}={row[key]}: expected per cent in [0, 100]")
     try:
         date.fromisoformat(row["date"])
     except ValueError:
         raise ValueError(f"{where}: date={row['date']}: expected YYYY-MM-DD") from None
-    if row["target"] is not None and row["target"] not in load_targets()[1]:
+    if row.get("weights", "float") not in WEIGHTS:
+        raise ValueError(f"{where}: weights={row['weights']}: expected one of {', '.join(WEIGHTS)}")
+    if row["target"] is not None:
+        _validate_target(row, where)
+
+
+def _validate_target(row: Row, where: str) -> None:
+    """A run is compared with its like: ternary with ternary, float with float."""
+    target, stage = load_targets()[1].get(row["target"]), row.get("target_stage")
+    if target is None:
         raise ValueError(f"{where}: target={row['target']}: no such id in targets.yaml")
+    if stage is not None and stage not in row.get("stages", {}):
+        raise ValueError(f"{where}: target_stage={stage}: expected one of {', '.join(row.get('stages', {}))}")
+    if stage is None and row.get("weights", target.weights) != target.weights:
+        raise ValueError(
+            f"{where}: weights={row['weights']}: target {target.id} has {target.weights} weights; "
+            "expected another target, or target_stage=<a stage whose weights are like its>"
+        )
 
 
 def load_ledger(path: Path = LEDGER) -> list[Row]:

@@ -18,7 +18,7 @@ from sparsign.packing.atomic import write_atomic
 from sparsign.pipeline import origin
 from sparsign.pipeline.lock import exclusive
 
-VOLATILE = {"resume", "sweep", "logger", "latency", "trainer.progress", "trainer.threads", "dataset.root",
+VOLATILE = {"resume", "baseline", "sweep", "logger", "latency", "trainer.progress", "trainer.threads", "dataset.root",
             "dataset.download", "dataset.workers"}  # fmt: skip
 """Options that may differ between a run and its resumption: they change where and how it runs, not what it computes."""
 

@@ -16,9 +16,12 @@ from sparsign.pipeline.trained import Trained
 
 
 def packed_meta(config: DictConfig, run: Trained) -> dict[str, Any]:
-    """Plain values for the packed header. `float_top1` is the uncompressed network's: the end of its first stage."""
+    """Plain values for the packed header. `before_top1` is the unpruned network's: the end of a pretrain stage. It is
+    the float network's too where the form is float."""
     plain = build.plain(config)
     names = list(run.top1)
+    before = run.top1[names[0]] if names[0].startswith("pretrain") else None
+    held_out = [row["val_top1"] for row in run.folder.read_metrics() if "val_top1" in row]
     return {
         "sparsign": version("sparsign"),
         "model": {
@@ -34,7 +37,12 @@ def packed_meta(config: DictConfig, run: Trained) -> dict[str, Any]:
         | _class_names(run.data),
         "compressor": {"name": plain["compressor"]["name"]} | run.compressor.accounting(),
         "seed": plain["seed"],
-        "accuracy": {"float_top1": run.top1[names[0]], "trained_top1": run.top1[names[-1]]},
+        "accuracy": {
+            "val_top1": held_out[-1] if held_out else None,
+            "before_top1": before,
+            "float_top1": before if plain["model"]["form"] == "float" else None,
+            "trained_top1": run.top1[names[-1]],
+        },
     }
 
 

@@ -12,6 +12,7 @@ from omegaconf import DictConfig
 from rich.console import Console
 from torch import Tensor
 
+from sparsign.compressors.pruning.weights_left import weights_left
 from sparsign.pipeline import build, ranks
 from sparsign.pipeline.adapt import reestimate_batchnorm
 from sparsign.pipeline.folder import RunFolder, load_plain, save_atomic
@@ -97,7 +98,7 @@ def _conclude(run: Trained, plan: StagePlan, tracker: Tracker, console: Console,
     """Tests what the stage made of the network, and keeps both: the row, then the checkpoint, which ends the stage."""
     name = plan.stage.name
     top1 = run.top1[name] = test_top1(run)
-    row = {"stage": name, "test_top1": top1, **run.compressor.metrics(run.model)}
+    row = {"stage": name, "test_top1": top1, **weights_left(run.model), **run.compressor.metrics(run.model)}
     run.folder.append_metrics(row)
     tracker.row(row)
     state = {k: v.contiguous() if isinstance(v, Tensor) else v for k, v in run.model.state_dict().items()}

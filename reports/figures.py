@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 INK, MUTED, GRID, PALE = "#1f2933", "#616e7c", "#e4e7eb", "#cbd2d9"
-BLUE, ORANGE, GREEN, PURPLE = "#2f6fae", "#c9752d", "#4f8a5b", "#8064a2"
+BLUE, ORANGE, GREEN, PURPLE, RED = "#2f6fae", "#c9752d", "#4f8a5b", "#8064a2", "#a83f4b"
 STYLE = {
     "font.family": "sans-serif",
     "font.sans-serif": ["Inter", "Segoe UI", "Helvetica Neue", "Arial", "DejaVu Sans"],

@@ -7,7 +7,7 @@ from html import escape
 from typing import Any
 
 from sparsign.reports import curves, figures
-from sparsign.reports.table import fastest, percent, reload_line, size
+from sparsign.reports.table import before_after, fastest, float_network, percent, reload_line, size, speedups, units
 
 CSS = """
 :root { color-scheme: light; --ink: #1f2933; --muted: #616e7c; --line: #e4e7eb; --blue: #2f6fae; --red: #b42318; }
@@ -85,12 +85,12 @@ def render(report: dict[str, Any], metrics: Sequence[dict[str, Any]] = ()) -> st
 
 
 def _headline(report: dict[str, Any]) -> list[tuple[str, str, bool]]:
-    accuracy, sizes, structure = report["accuracy"], report["size"], report["structure"]
+    sizes, structure = report["size"], report["structure"]
     proved, _ = reload_line(report["reload"])
     entries = [
-        (percent(accuracy["top1"]), f"top-1, {percent(accuracy['float_top1'])} before", False),
+        (percent(report["accuracy"]["top1"]), f"top-1: {before_after(report)}", False),
         (f"{sizes['compression_ratio']:.1f}×", f"smaller: {size(sizes['packed_bytes']).split(' (')[0]}", False),
-        (percent(structure["pfr"]), f"of the {structure['pfr_unit']}s pruned", False),
+        (percent(structure["pfr"]), f"of the {units(structure['pfr_unit'])} pruned", False),
     ]
     row = fastest(report)
     if row and row["ratio_to_torch_fp32"] is not None:
@@ -104,10 +104,13 @@ def _summary(report: dict[str, Any]) -> list[tuple[str, str]]:
     conv = sizes["conv"]
     rows = [
         ("Test images", f"{accuracy['images']:,}"),
-        ("Top-1 before, trained, packed", _arrow(accuracy)),
-        ("Pruned", f"{percent(structure['pfr'])} of the {structure['pfr_unit']}s, asked {_asked(structure)}"),
+        ("Top-1", before_after(report)),
+        ("Top-1 of the float network", float_network(report) or "–"),
+        ("Top-1 in memory, on held-out images", _pair(accuracy, "trained_top1", "val_top1")),
+        ("Top-5", percent(accuracy["top5"])),
+        ("Pruned", f"{percent(structure['pfr'])} of the {units(structure['pfr_unit'])}, asked {_asked(structure)}"),
         (
-            "In filters, kernels, weights",
+            "Filters, kernels without weights; zero weights",
             ", ".join(percent(structure[f"{unit}_pfr"]) for unit in ("filter", "kernel", "weight")),
         ),
         ("Parameters", f"{sizes['parameters']:,} kept of {sizes['original_parameters']:,}"),
@@ -115,20 +118,19 @@ def _summary(report: dict[str, Any]) -> list[tuple[str, str]]:
         ("Bytes, fp32", size(sizes["float_bytes"])),
         ("Bytes on disk", size(sizes["packed_bytes"])),
         ("fp32 / on disk", f"{sizes['compression_ratio']:.2f}"),
-        ("Entropy bound", size(sizes["entropy_bound_bytes"])),
+        ("Codes at order-0 entropy, floats in fp32", size(sizes["order0_bytes"])),
         ("Theoretical bits", f"{sizes['theoretical_bits']:,}"),
         ("Conv layers only", f"{size(conv['float_bytes'])} in fp32, {size(conv['packed_bytes'])} on disk"),
         ("Codes at 2 bits, gzip, xz", ", ".join(f"{sizes['codes'][k]:,}" for k in ("packed", "gzip", "xz"))),
         ("Reload", reload_line(report["reload"])[1]),
     ]
-    if theory["speedup"] is not None:
-        product = f"{theory['speedup']:.1f} = {theory['s1']} × {theory['s2']:.2f}, {theory['s1_reason']}"
-        rows.append(("Theoretical speed-up of a layer", product))
+    rows += [(f"Theoretical speed-up, {of}", text) for of, text in speedups(theory)]
+    rows.append(("S1", f"{theory['s1']}: {theory['s1_reason']}"))
     return [*rows, ("Packed file", report["packed"])]
 
 
-def _arrow(accuracy: dict[str, Any]) -> str:
-    return " → ".join(percent(accuracy[key]) for key in ("float_top1", "trained_top1", "top1"))
+def _pair(numbers: dict[str, Any], *keys: str) -> str:
+    return ", ".join(percent(numbers[key]) for key in keys)
 
 
 def _asked(structure: dict[str, Any]) -> str:
@@ -156,7 +158,7 @@ def _layer_table(layers: Sequence[dict[str, Any]]) -> str:
         "Nonzeros",
         "fp32",
         "On disk",
-        "Entropy bound",
+        "Order-0",
         "Cheapest storage",
     ]
     with_storage = any(row["storage"] for row in layers)
@@ -164,7 +166,7 @@ def _layer_table(layers: Sequence[dict[str, Any]]) -> str:
     for row in layers:
         shapes = ["×".join(map(str, row[key])) for key in ("full_shape", "shape")]
         levels = "float" if row["levels"] is None else row["levels"]
-        counts = [f"{row[k]:,}" for k in ("nonzeros", "float_bytes", "packed_bytes", "entropy_bound_bytes")]
+        counts = [f"{row[k]:,}" for k in ("nonzeros", "float_bytes", "packed_bytes", "order0_bytes")]
         best = [row["storage"]["best"] if row["storage"] else ""] if with_storage else []
         rows.append([row["name"], *shapes, levels, row["scales"], *counts, *best])
     content = table(head if with_storage else head[:-1], rows, text_columns=3)

@@ -1,46 +1,108 @@
-"""Put a finished run into the ledger: `python -m sparsign.reports.record RUN --command "python train.py ..."`.
+"""Put a finished run into the ledger: `python -m sparsign.reports record RUN --command "python train.py ..."`.
 
-Accuracies and sizes come from the run's report.json, times from timing.json, the schedule from config.yaml; RESULTS.md
-is written anew.
+Accuracies and sizes come from the run's report.json, times from timing.json, the schedule from config.yaml, the stages
+from metrics.jsonl, which is kept, compressed, beside the ledger; RESULTS.md is written anew.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import math
-import sys
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from sparsign.evaluation.report import read_report
-from sparsign.packing.atomic import write_atomic
-from sparsign.papers import ledger, tables
-from sparsign.reports import curves
+from sparsign.papers import ledger
+
+FLOAT_BITS = 32
 
 
 def _percent(value: float | None) -> float | None:
     return None if value is None else round(100 * value, 4)
 
 
-def pruning_rates(report: dict[str, Any]) -> dict[str, float]:
-    """weights / kept weights, of all layers and of convs; kept means nonzero where weights, groups or kernels go one by
-    one, and inside kept filters and columns otherwise (zeros that a ternary quantizer made are kept weights there)."""
-    single = report["structure"]["pfr_unit"] in ("weight", "group", "kernel")
+def weights_of(layers: list[dict[str, Any]]) -> str:
+    """What the file's weights are: by the coded layer of the most levels; float where none is coded."""
+    most = max((row["levels"] or 0 for row in layers), default=0)
+    names = {0: "float", 1: "binary", 2: "binary", 3: "ternary"}
+    return names.get(most, "8 bit" if most > 64 else "a few levels")
+
+
+def file_rates(report: dict[str, Any]) -> dict[str, float]:
+    """Rates of what is left in the file, dead paths gone: weights / kept weights, of all layers and of convs.
+
+    Kept are the weights in the units that are left. Nothing is said where single weights of coded layers go one by one:
+    a file does not tell the quantizer's zeros from the pruned weights (`training_rates` does).
+    """
+    layers, unit = report["layers"], report["structure"]["pfr_unit"]
+    if unit == "weight" and weights_of(layers) != "float":
+        return {}
     rates = {}
-    for name, op in (("pruning_rate", None), ("conv_pruning_rate", "conv")):
-        layers = [row for row in report["layers"] if op in (None, row["op"])]
-        kept = sum(row["nonzero_weights"] if single else math.prod(row["shape"]) for row in layers)
+    for name, op in (("pruning_rate_after", None), ("conv_pruning_rate_after", "conv")):
+        mine = [row for row in layers if op in (None, row["op"])]
+        kept = sum(row["kept_weights"] for row in mine)
         if kept:
-            rates[name] = round(sum(math.prod(row["full_shape"]) for row in layers) / kept, 3)
+            rates[name] = round(sum(math.prod(row["full_shape"]) for row in mine) / kept, 3)
+    rates["weights_left_after"] = sum(row["kept_weights"] for row in layers)
     return rates
 
 
-def ledger_row(report: dict[str, Any], timing: dict[str, float], schedule: str, command: str) -> ledger.Row:
+def training_rates(report: dict[str, Any], stages: dict[str, dict[str, float]]) -> dict[str, float]:
+    """The same before dead paths go, from what the last stage logged of its masks; empty where it did not."""
+    last = stages[list(stages)[-1]] if stages else {}
+    rates = {}
+    for name, key, op in (("pruning_rate", "weights_left", None), ("conv_pruning_rate", "conv_weights_left", "conv")):
+        if last.get(key):
+            full = sum(math.prod(row["full_shape"]) for row in report["layers"] if op in (None, row["op"]))
+            rates[name] = round(full / last[key], 3)
+    return rates | ({"weights_left": last["weights_left"]} if "weights_left" in last else {})
+
+
+def storage_bytes(layers: list[dict[str, Any]]) -> dict[str, int]:
+    """Weights of all layers without empty rows and columns, and nonzeros with their indices: bytes, at the file's own
+    bits per code (`evaluation.storage`)."""
+    rows = [row["storage"] for row in layers if row["storage"]]
+    if not rows:
+        return {}
+    irregular = sum(min(row["irregular_bits"], row["csr_bits"]) for row in rows)
+    return {
+        "structured_bytes": math.ceil(sum(row["structured_bits"] for row in rows) / 8),
+        "irregular_bytes": math.ceil(irregular / 8),
+    }
+
+
+def data_rate(layers: list[dict[str, Any]]) -> float | None:
+    """32 N / sum over nonzero weights of their bits, no indices: ADMM-NN's (lab code). Zero needs no level there."""
+    bits = 0
+    for row in layers:
+        levels = row["levels"]
+        zero = levels is not None and row["nonzero_weights"] < math.prod(row["shape"])
+        width = FLOAT_BITS if levels is None else max(1, math.ceil(math.log2(max(1, levels - zero))))
+        bits += width * row["nonzero_weights"]
+    return round(FLOAT_BITS * sum(math.prod(row["full_shape"]) for row in layers) / bits, 2) if bits else None
+
+
+def speed(report: dict[str, Any]) -> dict[str, Any]:
+    """The packed engine at batch 1 and one thread: milliseconds, times torch fp32, and which engine."""
+    rows = [r for r in report["speed"] if (r["batch"], r["threads"]) == (1, 1) and not r["engine"].startswith("torch ")]
+    if not rows:
+        return {}
+    best = min(rows, key=lambda row: row["milliseconds"])
+    found = {"milliseconds": round(best["milliseconds"], 4), "speedup": round(best["ratio_to_torch_fp32"], 3)}
+    return found | {"engine": f"{best['engine']}, {best['isa']}"}
+
+
+def ledger_row(
+    report: dict[str, Any],
+    timing: dict[str, float],
+    schedule: str,
+    command: str,
+    stages: dict[str, dict[str, float]],
+) -> ledger.Row:
     """The ledger's row of a report, without target: per cent where the report has fractions."""
-    theory = report["theory"]
+    theory, accuracy = report["theory"], report["accuracy"]
     row = {
         "date": report["date"][:10],
         "command": command,
@@ -51,20 +113,30 @@ def ledger_row(report: dict[str, Any], timing: dict[str, float], schedule: str, 
         "model": report["model"],
         "dataset": report["dataset"],
         "compressor": report["compressor"],
-        "test_images": report["accuracy"]["images"],
-        "top1_before": _percent(report["accuracy"]["float_top1"]),
-        "top1": _percent(report["accuracy"]["top1"]),
+        "form": report["form"],
+        "weights": weights_of(report["layers"]),
+        "test_images": accuracy["images"],
+        "top1_before": _percent(accuracy["before_top1"]),
+        "top1": _percent(accuracy["top1"]),
+        "top5": _percent(accuracy["top5"]),
+        "val_top1": _percent(accuracy["val_top1"]),
         "pfr": _percent(report["structure"]["pfr"]),
         "packed_bytes": report["size"]["packed_bytes"],
         "ratio": round(report["size"]["compression_ratio"], 3),
+        "data_rate": data_rate(report["layers"]),
         "target": None,
-        **pruning_rates(report),
+        **file_rates(report),
+        **training_rates(report, stages),
+        **storage_bytes(report["layers"]),
+        **speed(report),
+        "stages": stages,
     }
-    if report["structure"]["pfr_unit"] == "weight":
-        row["weights_left"] = sum(layer["nonzero_weights"] for layer in report["layers"])
-    if theory["s1"] > 1 and theory["speedup"] is not None:
-        row["speedup_theory"] = round(theory["speedup"], 2)
-    return row
+    if report["form"] != "float":
+        row["float_top1"] = _percent(accuracy["float_top1"])
+    if theory["s1"] > 1:
+        row["speedup_theory"] = theory["layer_speedup"] and round(theory["layer_speedup"], 2)
+        row["speedup_network"] = theory["network_speedup"] and round(theory["network_speedup"], 2)
+    return {k: v for k, v in row.items() if v is not None or k in ledger.REQUIRED}
 
 
 def last_numbers(metrics: list[dict[str, Any]]) -> dict[str, dict[str, float]]:
@@ -88,41 +160,3 @@ def read_run(folder: Path) -> tuple[dict[str, Any], dict[str, float], str]:
         return report, {stage: float(seconds) for stage, seconds in timing.items()}, str(schedule)
     except (ValueError, yaml.YAMLError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{folder}: timing.json or config.yaml is malformed ({error})") from None
-
-
-def keep_plots(run: Path, folder: Path) -> None:
-    """<run>_curves.svg and <run>_maps.svg from metrics.jsonl: what was logged by epoch, numbers and lists."""
-    rows = curves.read_metrics(run / "metrics.jsonl")
-    for name, picture in (("curves", curves.curve_panels(rows)), ("maps", curves.heat_maps(rows))):
-        if picture:
-            write_atomic(folder / f"{run.name}_{name}.svg", picture)
-
-
-def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m sparsign.reports.record", description="Add a run to papers/ledger.jsonl."
-    )
-    parser.add_argument("run", type=Path, help="folder of a finished run")
-    parser.add_argument("--command", required=True, help="the exact command that made it")
-    parser.add_argument("--target", help="id in papers/targets.yaml of the row it is to be compared with")
-    parser.add_argument("--hardware", help="what it was trained on; default: the processor that measured it")
-    parser.add_argument("--note", help="a remark for the table")
-    parser.add_argument("--plots", type=Path, help="folder to keep the run's training curves and heat maps in, as SVG")
-    options = parser.parse_args(arguments)
-    try:
-        row = {"run": options.run.resolve().name} | ledger_row(*read_run(options.run), options.command)
-        row |= {"target": options.target, "stages": last_numbers(curves.read_metrics(options.run / "metrics.jsonl"))}
-        for name in ("hardware", "note"):
-            if getattr(options, name):
-                row[name] = getattr(options, name)
-        ledger.append(row)
-        if options.plots:
-            keep_plots(options.run, options.plots)
-        tables.main()
-    except (ValueError, OSError) as error:
-        sys.exit(f"error: {error}")
-    print(f"added to {ledger.LEDGER}; {tables.RESULTS} is up to date")
-
-
-if __name__ == "__main__":
-    main()

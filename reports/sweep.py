@@ -1,4 +1,7 @@
-"""Many runs on one page: what each cost in accuracy and saved in bytes, and which of them no other beats."""
+"""Many runs on one page: what each cost in accuracy and saved in bytes, and which of them no other beats.
+
+Choices are made on held-out images: the front is one of validation accuracy; test accuracy stands beside it.
+"""
 
 from __future__ import annotations
 
@@ -45,6 +48,11 @@ class Run:
         return self.report["accuracy"]["top1"]
 
     @property
+    def val_top1(self) -> float | None:
+        """None where the run held nothing out."""
+        return self.report["accuracy"]["val_top1"]
+
+    @property
     def ratio(self) -> float:
         return self.report["size"]["compression_ratio"]
 
@@ -62,11 +70,16 @@ def find_runs(folder: Path) -> list[Run]:
 
 
 def pareto(runs: Sequence[Run]) -> list[Run]:
-    """Runs that no other run beats: none is at least as good in top-1 and compression ratio and better in one."""
+    """Runs that no other run beats: none is at least as good in held-out top-1 and compression ratio and better in one.
+
+    Empty where a run held nothing out: nothing may be chosen by test accuracy.
+    """
+    if any(run.val_top1 is None for run in runs):
+        return []
 
     def beaten(run: Run) -> bool:
-        as_good = (r for r in runs if r.top1 >= run.top1 and r.ratio >= run.ratio)
-        return any(r.top1 > run.top1 or r.ratio > run.ratio for r in as_good)
+        as_good = (r for r in runs if r.val_top1 >= run.val_top1 and r.ratio >= run.ratio)
+        return any(r.val_top1 > run.val_top1 or r.ratio > run.ratio for r in as_good)
 
     return sorted((run for run in runs if not beaten(run)), key=lambda run: run.ratio)
 
@@ -82,6 +95,8 @@ def rows(runs: Sequence[Run]) -> list[dict[str, Any]]:
             "dataset": run.report["dataset"],
             "seed": run.report["seed"],
             "float_top1": run.report["accuracy"]["float_top1"],
+            "before_top1": run.report["accuracy"]["before_top1"],
+            "val_top1": run.val_top1,
             "top1": run.top1,
             "pfr_asked": run.report["structure"]["pfr_asked"],
             "pfr": run.report["structure"]["pfr"],
@@ -96,36 +111,39 @@ def rows(runs: Sequence[Run]) -> list[dict[str, Any]]:
     ]
 
 
-HEAD = ["Run", "Before", "Top-1", "Pruned", "Bytes", "Ratio", "Reload", "Front"]
+HEAD = ["Run", "Before", "Held-out", "Test", "Pruned", "Bytes", "Ratio", "Reload", "Front"]
 
 
 def _cells(row: dict[str, Any]) -> list[str]:
     """What `HEAD` names, but for the run itself."""
     reload = {True: "same", False: "DIFFERS", None: "–"}[row["identical_predictions"]]
-    numbers = [percent(row[name]) for name in ("float_top1", "top1", "pfr")] + [f"{row['packed_bytes']:,}"]
+    numbers = [percent(row[name]) for name in ("before_top1", "val_top1", "top1", "pfr")]
+    numbers.append(f"{row['packed_bytes']:,}")
     return [*numbers, f"{row['compression_ratio']:.1f}", reload, "●" if row["pareto"] else ""]
 
 
 @styled
 def pareto_figure(runs: Sequence[Run]) -> Figure:
-    """Top-1 against compression ratio, a marker per run, the Pareto front joined."""
+    """Held-out top-1 against compression ratio, a marker per run, the Pareto front joined; test top-1 without a front
+    where nothing was held out."""
     figure, (ax,) = axes(7.6, 4.4)
     front, names = pareto(runs), short([run.label for run in runs])
-    ax.plot([r.ratio for r in front], [100 * r.top1 for r in front], color=BLUE, linewidth=1.4, zorder=2)
+    height = {run.label: 100 * (run.val_top1 if front else run.top1) for run in runs}
+    ax.plot([r.ratio for r in front], [height[r.label] for r in front], color=BLUE, linewidth=1.4, zorder=2)
     kinds = list(dict.fromkeys(run.report["compressor"] for run in runs))
     for run, name in zip(runs, names, strict=True):
         best = run in front
         marker = MARKERS[kinds.index(run.report["compressor"]) % len(MARKERS)]
-        ax.scatter(run.ratio, 100 * run.top1, s=42, marker=marker, color=BLUE if best else PALE, zorder=3)
+        ax.scatter(run.ratio, height[run.label], s=42, marker=marker, color=BLUE if best else PALE, zorder=3)
         text = name if len(name) <= 40 else f"{name[:39]}…"
         place, color = (6, 5), (INK if best else MUTED)
-        ax.annotate(text, (run.ratio, 100 * run.top1), place, textcoords="offset points", fontsize=7.5, color=color)
+        ax.annotate(text, (run.ratio, height[run.label]), place, textcoords="offset points", fontsize=7.5, color=color)
     if len(kinds) > 1:
         for k, kind in enumerate(kinds):
             ax.scatter([], [], s=42, marker=MARKERS[k % len(MARKERS)], color=MUTED, label=kind)
         ax.legend(loc="lower left")
     ax.set_xlabel("fp32 bytes / bytes on disk")
-    ax.set_ylabel("top-1, %")
+    ax.set_ylabel("top-1 on held-out images, %" if front else "top-1 on test images, %")
     ax.margins(x=0.18, y=0.15)
     ax.grid(color=GRID)
     return figure
@@ -151,11 +169,13 @@ def summarise(sweep_dir: str | Path) -> Table | None:
 
 
 def _page(name: str, picture: str, found: Sequence[dict[str, Any]]) -> str:
-    text = "Ratio: fp32 bytes of the uncut network / bytes on disk. Reload: predictions of the file read back."
+    text = "Before: unpruned, of the same form. Ratio: fp32 bytes of the uncut network / bytes on disk."
     names = short([row["run"] for row in found])
     lines = [[name, *_cells(row)] for name, row in zip(names, found, strict=True)]
     runs = section("Runs", table(HEAD, lines), text)
-    text = "Blue runs are on the Pareto front: no other run is both smaller and more accurate."
+    text = "Blue runs are on the Pareto front: no other is both smaller and more accurate on held-out images."
+    if not any(row["pareto"] for row in found):
+        text = "No front: a run held no images out, and nothing is chosen by test accuracy."
     body = section("Accuracy against size", picture, text)
     return page(f"Sweep {name}", body + runs, f"{len(found)} finished runs")
 
@@ -163,7 +183,7 @@ def _page(name: str, picture: str, found: Sequence[dict[str, Any]]) -> str:
 def _table(folder: Path, found: Sequence[dict[str, Any]]) -> Table:
     result = Table(title=f"Sweep {folder}", title_justify="left", box=box.SIMPLE_HEAD)
     for k, name in enumerate(HEAD):
-        result.add_column(name, justify="right" if 1 <= k <= 5 else "left", no_wrap=k > 0, overflow="fold")
+        result.add_column(name, justify="right" if 1 <= k <= 6 else "left", no_wrap=k > 0, overflow="fold")
     for name, row in zip(short([row["run"] for row in found]), found, strict=True):
         result.add_row(name, *_cells(row), style=None if row["pareto"] else "dim")
     return result

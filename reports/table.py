@@ -23,6 +23,44 @@ def size(count: int) -> str:
     return f"{count:,} bytes"
 
 
+UNITS = {"matrix": "weights outside kept rows and columns"}
+"""What a unit of `evaluation.structure` is called among people, where that is not its plural."""
+
+BEFORE = {"float": "float", "wbin": "binary weights, unpruned", "fbin": "binary weights and inputs, unpruned"}
+"""What a network is before its method prunes and quantizes it, by form."""
+
+
+def units(unit: str) -> str:
+    """`filters`; what a pruned ratio counts."""
+    return UNITS.get(unit, f"{unit}s")
+
+
+def before_after(report: dict[str, Any]) -> str:
+    """`91.73 % (float) → 84.14 %`: a binary network is never called float."""
+    accuracy = report["accuracy"]
+    before = f"{percent(accuracy['before_top1'])} ({BEFORE.get(report['form'], report['form'])}) → "
+    return (before if accuracy["before_top1"] is not None else "") + percent(accuracy["top1"])
+
+
+def float_network(report: dict[str, Any]) -> str | None:
+    """Top-1 of the float network that a binary one is set beside; None where there is none, or nothing else to say."""
+    top1 = report["accuracy"]["float_top1"]
+    return None if top1 is None or report["form"] == "float" else percent(top1)
+
+
+def speedups(theory: dict[str, Any]) -> list[tuple[str, str]]:
+    """(of what, `106.7 (S1 = 64, S2 = 1.67 by filters)`) of every theoretical speed-up that there is."""
+    found = []
+    if theory["layer_speedup"] is not None:
+        found.append(("by units", f"{theory['layer_speedup']:.1f} = {theory['s1']} × {theory['s2']:.2f}"))
+    if theory["layer_speedup_macs"] is not None:
+        product = f"{theory['s1']} × {theory['s2_macs']:.2f}"
+        found.append(("by multiply-accumulates", f"{theory['layer_speedup_macs']:.1f} = {product}"))
+    if theory["network_speedup"] is not None:
+        found.append(("network, float layers too", f"{theory['network_speedup']:.1f}"))
+    return found
+
+
 def reload_line(reload: dict[str, Any]) -> tuple[bool | None, str]:
     """(proved, sentence) of the comparison with the trained network; proved is None for a file without a proof."""
     if reload["identical_predictions"] is None:
@@ -45,14 +83,16 @@ def near(path: str | Path) -> str:
 
 def summary(report: dict[str, Any], folder: str | Path) -> Table:
     """The report on one screen; `folder` is where report.html was written."""
-    accuracy, structure, sizes = report["accuracy"], report["structure"], report["size"]
+    structure, sizes = report["structure"], report["size"]
     title = f"{report['compressor']} · {report['model']} · {report['dataset']}"
     table = Table(title=title, title_justify="left", show_header=False, box=box.SIMPLE_HEAD)
     table.add_column(style="bold", no_wrap=True)
     table.add_column(overflow="fold")
-    table.add_row("top-1 before, after", f"{percent(accuracy['float_top1'])} → {percent(accuracy['top1'])}")
+    table.add_row("top-1", before_after(report))
+    if float_network(report):
+        table.add_row("float network", float_network(report))
     asked = percent(structure["pfr_asked"])
-    table.add_row(f"{structure['pfr_unit']}s pruned", f"{percent(structure['pfr'])} (asked {asked})")
+    table.add_row("pruned", f"{percent(structure['pfr'])} of the {units(structure['pfr_unit'])} (asked {asked})")
     kept = f"{sizes['parameters']:,} of {sizes['original_parameters']:,}, {sizes['nonzeros']:,} not zero"
     table.add_row("parameters kept", kept)
     table.add_row("fp32", size(sizes["float_bytes"]))
@@ -65,8 +105,8 @@ def summary(report: dict[str, Any], folder: str | Path) -> Table:
         times = row["ratio_to_torch_fp32"]
         ratio = "the uncut network is not in our registry" if times is None else f"{times:.2f} times torch fp32"
         table.add_row("fastest", f"{row['engine']}: {row['milliseconds']:.2f} ms, {ratio} ({where})")
-    theory = report["theory"]
-    if theory["speedup"] is not None:
-        table.add_row("theoretical speed-up", f"{theory['speedup']:.1f} (S1 = {theory['s1']}, S2 = {theory['s2']:.2f})")
+    bounds = "\n".join(f"{text} ({of})" for of, text in speedups(report["theory"]))
+    if bounds:
+        table.add_row("theoretical speed-up", bounds)
     table.add_row("files", f"{near(report['packed'])}\n{near(Path(folder) / 'report.html')}")
     return table

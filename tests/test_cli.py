@@ -34,7 +34,7 @@ TYPED = {
     "compressor.pfr=1.7": "compressor.pfr=1.7: expected a value in [0, 1)",
     "compressor.pfr=nan": "compressor.pfr=nan: expected a value in [0, 1)",
     "compressor.beta=inf": "compressor.beta=inf: expected a value in [0, inf)",
-    "compressor.form=float": "compressor.form=float: expected a value in fbin | wbin",
+    "compressor.form=float": "compressor.form=float: expected a value in wbin | fbin",
     "schedule.pretrain.epochs=-1": "schedule.pretrain.epochs=-1: expected a value in [0, inf)",
     "schedule.prune.decay=step": "schedule.prune.decay=step: expected a value in constant | cosine",
     "latency.threads=[1,0]": "latency.threads=0: expected a value in [1, 1024]",

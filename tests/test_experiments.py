@@ -4,12 +4,15 @@ import re
 from pathlib import Path
 
 import pytest
+import yaml
 
 from sparsign import train
+from sparsign.papers.targets import METRICS, load_targets, number, reported
 from tests.conftest import TINY_DATA
 from tests.test_matrix import ONE_EPOCH, size_of
 
 FOLDER = Path(__file__).parent.parent / "configs" / "experiment"
+TARGETS = load_targets()[1]
 EXPERIMENTS = sorted(path.stem for path in FOLDER.glob("*.yaml"))
 
 
@@ -17,12 +20,35 @@ def test_there_are_experiments_for_all_four_papers():
     assert {name.split("_")[0] for name in EXPERIMENTS} >= {"stq", "ptq", "wpc", "admm"}
 
 
+def header(name):
+    """word -> the rest of its first line, of the comment on top."""
+    lines = re.findall(r"^# (\w+) +(.*)$", (FOLDER / f"{name}.yaml").read_text(), re.MULTILINE)
+    return dict(reversed(lines))
+
+
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_header_names_target_command_and_what_was_measured(name):
-    lines = (FOLDER / f"{name}.yaml").read_text().splitlines()
-    header = "\n".join(line for line in lines if line.startswith("#")).lower()
-    for word in ("target", f"experiment={name}", "measured"):
-        assert word in header, f"{name}: no {word} in the header"
+    found = header(name)
+    assert found["command"] == f"python train.py experiment={name}" or f"experiment={name} " in found["command"]
+    assert found["measured"]
+    if found["target"].split(":")[0].split(" ")[0] == "none":
+        assert "reports" not in found
+        return
+    identity, _, where = found["target"].partition(", ")
+    target = TARGETS[identity]
+    said = reported(target)
+    if where == "before pruning":
+        said = f"{METRICS['top1_before'][0]} {number(target.values['top1_before'], 'top1_before')}"
+    else:
+        assert not where or re.fullmatch(r"after (prune|quantize|finetune)(-\d+)?", where)
+    assert found["reports"] == f"{said} ({target.certainty})"
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_rows_of_papers_train_on_all_of_train_and_say_so(name):
+    held_out = yaml.safe_load((FOLDER / f"{name}.yaml").read_text()).get("dataset", {}).get("val_fraction")
+    row = not header(name)["target"].startswith("none")
+    assert (held_out == 0) is row and ("all of train" in header(name).get("data", "")) is row
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)

@@ -31,12 +31,13 @@ def layer(name="conv1", op="conv", kept=6, **change):
         "parameters": kept * 27,
         "nonzeros": kept * 27,
         "nonzero_weights": kept * 27,
+        "kept_weights": kept * 27,
         "layout": "dense",
         "values": "scale",
         "macs": kept * 27,
         "float_bytes": 864,
         "packed_bytes": 21,
-        "entropy_bound_bytes": 21,
+        "order0_bytes": 21,
         "storage": None,
         **change,
     }
@@ -47,12 +48,12 @@ def speed(engine, milliseconds, ratio, batch=1):
     return {**row, "ratio_to_torch_fp32": ratio, "samples": 9}
 
 
-def a_report(top1=0.9, packed_bytes=1000, unit="filter", compressor="stq_a"):
+def a_report(top1=0.9, packed_bytes=1000, unit="filter", compressor="stq_a", val_top1=None, **accuracy):
     counts = {"parameters": 162, "nonzeros": 162, "original_parameters": 216, "theoretical_bits": 162}
-    counts |= {"float_bytes": 864, "packed_bytes": packed_bytes, "entropy_bound_bytes": 21}
+    counts |= {"float_bytes": 864, "packed_bytes": packed_bytes, "order0_bytes": 21}
     counts["compression_ratio"] = 864 / packed_bytes
     return {
-        "version": 1,
+        "version": 2,
         "date": "2025-03-01T10:00:00+00:00",
         "packed": "runs/a/model.sparsign",
         "model": "nin",
@@ -60,7 +61,16 @@ def a_report(top1=0.9, packed_bytes=1000, unit="filter", compressor="stq_a"):
         "dataset": "cifar10",
         "compressor": compressor,
         "seed": 0,
-        "accuracy": {"top1": top1, "float_top1": 0.95, "trained_top1": top1, "images": 10000},
+        "accuracy": {
+            "top1": top1,
+            "top5": 0.99,
+            "val_top1": top1 if val_top1 is None else val_top1,
+            "before_top1": 0.95,
+            "float_top1": None,
+            "trained_top1": top1,
+            "images": 10000,
+            **accuracy,
+        },
         "structure": {
             "pfr": 0.25,
             "pfr_asked": None,
@@ -82,7 +92,12 @@ def a_report(top1=0.9, packed_bytes=1000, unit="filter", compressor="stq_a"):
             "s1": 64,
             "s1_reason": "binary",
             "s2": 4 / 3,
-            "speedup": 256 / 3,
+            "layer_speedup": 256 / 3,
+            "s2_macs": 1.25,
+            "layer_speedup_macs": 80.0,
+            "macs": 1000,
+            "kept_macs": 800,
+            "network_speedup": 12.5,
             "source": "STQ-Nets",
         },
         "environment": {"cpu": "a CPU", "isa": "AVX2", "torch": "2", "threads": 1},
@@ -104,10 +119,18 @@ def text_of(renderable):
 
 def test_terminal_table_holds_what_matters():
     text = text_of(table.summary(a_report(), "out"))
-    for part in ("95.00 % → 90.00 %", "162 of 216", "1.0 kB (1,000 bytes)", "identical predictions on 10,000 images"):
+    for part in (
+        "95.00 % (binary weights and inputs, unpruned) → 90.00 %",
+        "162 of 216",
+        "1.0 kB (1,000 bytes)",
+        "identical predictions on 10,000 images",
+    ):
         assert part in text
     assert "native: 0.50 ms, 8.00 times torch fp32" in text
     assert "out/report.html" in text
+    for part in ("85.3 = 64 × 1.33 (by units)", "80.0 = 64 × 1.25 (by multiply-accumulates)", "12.5 (network"):
+        assert part in text
+    assert "97.00 %" in text_of(table.summary(a_report(float_top1=0.97), "out")).split("float network")[1]
     broken = a_report()
     broken["reload"]["identical_predictions"] = False
     assert "DIFFERENT" in text_of(table.summary(broken, "out"))
@@ -197,6 +220,15 @@ def test_pareto_front_holds_what_nothing_beats():
     assert {int(run.label) for run in sweep.pareto(runs)} == expected == {1, 4, 5, 6}
 
 
+def test_fronts_are_chosen_on_held_out_images_never_by_test_accuracy():
+    better_on_test = sweep.Run("a", a_report(0.9, 100, val_top1=0.7))
+    better_held_out = sweep.Run("b", a_report(0.8, 100, val_top1=0.8))
+    assert sweep.pareto([better_on_test, better_held_out]) == [better_held_out]
+    nothing_held_out = sweep.Run("c", a_report(0.99, 100))
+    nothing_held_out.report["accuracy"]["val_top1"] = None
+    assert sweep.pareto([better_held_out, nothing_held_out]) == []
+
+
 def test_sweep_summary_finds_runs_up_to_three_folders_down(tmp_path):
     for name, top1, packed in (("pfr-0.2", 0.9, 400), ("a/b/seed-1", 0.85, 500), ("a/b/c/deep", 0.1, 900)):
         (tmp_path / name).mkdir(parents=True)
@@ -230,12 +262,14 @@ def test_sweep_without_reports_writes_nothing(tmp_path):
 
 
 def test_recorded_rows_are_valid_and_in_per_cent():
-    row = record.ledger_row(a_report(), {"pretrain": 10.0, "prune": 2.5}, "paper", "python train.py")
+    row = record.ledger_row(a_report(), {"pretrain": 10.0, "prune": 2.5}, "paper", "python train.py", {})
     validate({"run": "name", **row}, "row")
     assert (row["top1_before"], row["top1"], row["pfr"], row["wall_clock_s"]) == (95.0, 90.0, 25.0, 12.5)
-    assert row["pruning_rate"] == round(2 * 216 / 162, 3)
-    assert row["speedup_theory"] == 85.33
-    assert "weights_left" not in row
+    assert row["pruning_rate_after"] == round(2 * 216 / 162, 3) and row["weights_left_after"] == 162
+    assert (row["speedup_theory"], row["speedup_network"]) == (85.33, 12.5)
+    assert (row["weights"], row["form"], row["val_top1"], row["top5"]) == ("binary", "fbin", 90.0, 99.0)
+    assert (row["milliseconds"], row["speedup"], row["engine"]) == (0.5, 8.0, "native, AVX2")
+    assert "weights_left" not in row and "float_top1" not in row
 
 
 def test_the_last_number_of_every_metric_is_kept_by_stage():
@@ -252,12 +286,40 @@ def test_the_last_number_of_every_metric_is_kept_by_stage():
     }
 
 
-def test_pruning_rate_counts_nonzeros_only_where_single_weights_are_pruned():
+def test_rates_before_and_after_dead_paths_are_told_apart_and_zeros_of_a_quantizer_are_kept():
+    found = a_report(unit="matrix")
+    found["layers"] = [
+        layer(kept=8, levels=3, nonzero_weights=54, kept_weights=108),
+        layer("fc", "linear", kept=8, levels=3, nonzero_weights=18, kept_weights=36),
+    ]
+    rates = record.file_rates(found)
+    assert rates == {"pruning_rate_after": 3.0, "conv_pruning_rate_after": 2.0, "weights_left_after": 144}
+    stages = {"prune": {"weights_left": 999}, "finetune": {"weights_left": 216, "conv_weights_left": 144}}
+    before = record.training_rates(found, stages)
+    assert before == {"pruning_rate": 2.0, "conv_pruning_rate": 1.5, "weights_left": 216}
+    assert record.training_rates(found, {"pretrain": {}}) == record.training_rates(found, {}) == {}
+
+
+def test_single_weights_of_coded_layers_have_no_rate_after_training():
     sparse = a_report(unit="weight")
-    sparse["layers"] = [layer(kept=8, nonzero_weights=54), layer("fc", "linear", kept=8, nonzero_weights=18)]
-    assert record.pruning_rates(sparse) == {"pruning_rate": 6.0, "conv_pruning_rate": 4.0}
-    sparse["structure"]["pfr_unit"] = "column"
-    assert record.pruning_rates(sparse) == {"pruning_rate": 1.0, "conv_pruning_rate": 1.0}
+    sparse["layers"] = [layer(kept=8, levels=3, nonzero_weights=54)]
+    assert record.file_rates(sparse) == {}
+    sparse["layers"][0].update(levels=None, kept_weights=54)
+    assert record.file_rates(sparse)["pruning_rate_after"] == 4.0
+
+
+def test_data_rate_is_admm_nns():
+    """LeNet-5's 430,500 weights: 1,910 times fewer bits are 7,213; here 2,576 nonzeros at 2.8 bits would be as many."""
+    layers = [layer(levels=5, nonzero_weights=100), layer(levels=2, nonzero_weights=216, kept=8), layer(levels=None)]
+    bits = 100 * 2 + 216 * 1 + 162 * 32
+    assert record.data_rate(layers) == round(32 * 3 * 216 / bits, 2)
+
+
+def test_storage_with_indices_is_summed_over_layers():
+    row = {"structured_bits": 801, "irregular_bits": 1600, "csr_bits": 1500}
+    layers = [layer(storage=row), layer(storage={**row, "csr_bits": 1700}), layer()]
+    assert record.storage_bytes(layers) == {"structured_bytes": 201, "irregular_bytes": 388}
+    assert record.storage_bytes([layer()]) == {}
 
 
 def test_a_folder_without_a_finished_run_is_refused(tmp_path):
@@ -300,7 +362,8 @@ def run_folder(tmp_path):
 def test_evaluate_writes_its_report_beside_the_file(run_folder):
     top1 = evaluate.main(config(f"run={run_folder}", "latency.seconds=0", "dataset.limit=50"))
     found = report.read_report(run_folder / "report.json")
-    assert found["accuracy"] == {"top1": top1, "float_top1": None, "trained_top1": None, "images": 50}
+    told = {key: value for key, value in found["accuracy"].items() if value is not None}
+    assert told.keys() == {"top1", "top5", "images"} and (told["top1"], told["images"]) == (top1, 50)
     assert (run_folder / "report.html").is_file()
 
 

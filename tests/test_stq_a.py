@@ -14,7 +14,7 @@ from sparsign.compressors.pruning.decide import choose_filters
 from sparsign.compressors.pruning.score import separation
 from sparsign.compressors.stq_a import STQA
 from sparsign.evaluation.theory import BINARY, SCALED
-from sparsign.kernels.engine import load_engine
+from sparsign.kernels.reference import ReferenceEngine
 from sparsign.models.lenet import lenet5
 from sparsign.models.resnet import resnet20
 from sparsign.models.sign import Sign
@@ -83,7 +83,7 @@ def test_cut_network_answers_as_the_masked_one_and_is_smaller(net):
     packed = to_packed(model, encode_layer, (3, 16, 16))
     with torch.no_grad():
         logits = model(images)
-    assert (load_engine(packed)(images) - logits).abs().max() < 1e-4 * max(1, logits.abs().max() / 100)
+    assert (ReferenceEngine(packed)(images) - logits).abs().max() < 1e-4 * max(1, logits.abs().max() / 100)
     layers = compressor.layers(model)
     full = sum(layer.weight.shape[0] for layer in layers.values())
     kept = sum(node.codes.codes.shape[0] for node in packed.nodes if node.codes is not None and node.name in layers)

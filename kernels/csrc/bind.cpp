@@ -29,7 +29,7 @@ std::array<int64_t, 4> shape_of(const Array<T, 4>& array) {
 
 NB_MODULE(_native, m) {
   m.doc() = "The compiled inference engine; see kernels/engine.py.";
-  m.def("isas", &available_isas, "Instruction sets that were built and that this CPU has, best first.");
+  m.def("isas", &available_isas, "Instruction sets that are chosen by themselves: built, and this CPU has them, best first.");
 
   nb::class_<ChainSpec>(m, "Chain")
       .def(nb::init<>())

@@ -1,0 +1,50 @@
+"""What a row of the ledger says about a metric of the papers."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterable
+
+from sparsign.papers.ledger import Row
+
+IN_A_STAGE = {"top1": ("test_top1", 100.0), "group_density": ("group_density", 100.0), "pfr": ("pfr", 100.0),
+              "wpc_rate": ("compression_rate", 1.0), "weights_left": ("weights_left", 1.0),
+              "pruning_rate": ("pruning_rate", 1.0), "conv_pruning_rate": ("conv_pruning_rate", 1.0)}  # fmt: skip
+"""metric -> (its name among what a stage logs, factor)."""
+
+
+def measured(row: Row, metric: str) -> float | None:
+    """A row's value of a metric, of the stage that is to be compared or of the file; derived where it follows from
+    others; None where the run does not say."""
+    if metric == "drop":
+        top1 = measured(row, "top1")
+        return None if row["top1_before"] is None or top1 is None else row["top1_before"] - top1
+    if metric == "drop_top5":
+        known = row.get("top5_before") is not None and row.get("top5") is not None
+        return row["top5_before"] - row["top5"] if known else None
+    if metric != "top1_before" and row.get("target_stage"):
+        name, factor = IN_A_STAGE.get(metric, (None, 0.0))
+        value = row["stages"][row["target_stage"]].get(name)
+        return None if value is None else factor * value
+    if row.get(metric) is not None:
+        return row[metric]
+    if row["pfr"] is not None and row["compressor"].startswith("wpc"):
+        if metric == "group_density":
+            return 100 - row["pfr"]
+        if metric == "wpc_rate" and row["pfr"] < 100:  # the notebooks' s_min is 0 in most runs
+            return 16 / (1 - row["pfr"] / 100)
+    return None
+
+
+def setting(row: Row) -> tuple[str, ...]:
+    """What a run and its repetitions under other seeds have in common: the words of the command but for the seed."""
+    return tuple(sorted(word for word in shlex.split(row["command"]) if not word.startswith("seed=")))
+
+
+def by_setting(rows: Iterable[Row]) -> list[list[Row]]:
+    """Rows that differ in nothing but the seed, together; in the order of their first."""
+    found: dict[tuple[object, ...], list[Row]] = {}
+    for row in rows:
+        key = (setting(row), row.get("target"), row.get("target_stage"))
+        found.setdefault(key, []).append(row)
+    return list(found.values())

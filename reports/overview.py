@@ -1,0 +1,95 @@
+"""The pictures of RESULTS.md: accuracy against bytes on disk, and top-1 against the pruned ratio beside the papers'."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from matplotlib.ticker import FixedLocator, LogLocator, NullFormatter
+
+from sparsign.papers.ledger import Row
+from sparsign.papers.measured import by_setting
+from sparsign.papers.published import Published
+from sparsign.papers.targets import Target
+from sparsign.reports.figures import BLUE, GREEN, INK, MUTED, ORANGE, PALE, PURPLE, RED, axes, bytes_text, styled, svg
+
+DATASETS = {"cifar10": "CIFAR-10", "mnist": "MNIST"}
+COLORS = {"ptq": BLUE, "wpc": ORANGE, "stq": GREEN, "admm": PURPLE}
+MARKS = "osD^vPX*<>"
+ERRORS = [0.25, 0.5, 0.75, 1, 1.5, 2, 2.5, 5, 7.5, 10, 15, 20, 30, 50, 90]
+"""Ticks of an axis of errors, per cent."""
+
+
+def color(method: str) -> str:
+    """One colour per method family; baselines have their own."""
+    return next((c for family, c in COLORS.items() if method.startswith(family)), RED)
+
+
+def _mean(rows: Sequence[Row], key: str) -> float:
+    return sum(row[key] for row in rows) / len(rows)
+
+
+@styled
+def accuracy_against_bytes(ledger: Sequence[Row], published: Sequence[Published]) -> str:
+    """One panel per data set: our settings in colour, seeds as a bar from smallest to largest; published ones grey and
+    numbered. Upwards the error shrinks by equal factors, so that 91 and 92 % can be told apart."""
+    figure, panels = axes(8.6, 3.5 * len(DATASETS), rows=len(DATASETS))
+    for ax, (dataset, title) in zip(panels, DATASETS.items(), strict=True):
+        drawn: set[str] = set()
+        for rows in by_setting(row for row in ledger if row["dataset"] == dataset):
+            method, errors = rows[0]["compressor"], [100 - row["top1"] for row in rows]
+            size, error = _mean(rows, "packed_bytes"), sum(errors) / len(errors)
+            label = None if method in drawn else method
+            drawn.add(method)
+            ax.plot([size, size], [min(errors), max(errors)], color=color(method), linewidth=1.4, zorder=3)
+            mark = "s" if "naive" in method else "o"
+            ax.scatter(size, error, color=color(method), marker=mark, s=26, label=label, zorder=3)
+        for number, known in enumerate((p for p in published if p.dataset == dataset), start=1):
+            ax.scatter(known.bytes, 100 - known.top1, s=24, marker="D", color=PALE, zorder=2)
+            place, text = (known.bytes, 100 - known.top1), str(number)
+            ax.annotate(text, place, (4, 3), textcoords="offset points", fontsize=7, color=MUTED)
+            key = f"{number} {known.method} ({known.year}), {known.network}"
+            ax.scatter([], [], s=18, marker="D", color=PALE, label=key)
+        ax.set_xscale("log")
+        ax.set_yscale("log")
+        ax.invert_yaxis()
+        ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        ax.xaxis.set_major_formatter(bytes_text)
+        ax.xaxis.set_minor_formatter(NullFormatter())
+        ax.yaxis.set_major_locator(FixedLocator(ERRORS))
+        ax.yaxis.set_minor_locator(FixedLocator([]))
+        ax.yaxis.set_major_formatter(lambda error, _: f"{100 - error:g} %")
+        ax.set_title(f"{title}: top-1 against bytes on disk", color=INK)
+        ax.margins(x=0.08, y=0.12)
+        ax.legend(loc="center left", bbox_to_anchor=(1, 0.5), fontsize=7.5)
+    panels[-1].set_xlabel("bytes on disk")
+    return svg(figure)
+
+
+@styled
+def top1_against_pruned(ledger: Sequence[Row], targets: Sequence[Target]) -> str | None:
+    """Top-1 against the pruned ratio by method and network on CIFAR-10; the paper's points hollow. None without any."""
+    groups = [g for g in by_setting(r for r in ledger if r["dataset"] == "cifar10" and r["pfr"]) if g]
+    papers = [t for t in targets if t.dataset == "cifar10" and {"top1", "pfr"} <= t.values.keys()]
+    kinds = list(dict.fromkeys((g[0]["compressor"], g[0]["model"]) for g in groups))
+    kinds += [k for k in dict.fromkeys((t.method, t.model) for t in papers) if k not in kinds]
+    if not kinds:
+        return None
+    models = list(dict.fromkeys(model for _, model in kinds))
+    figure, (ax,) = axes(9.6, 4.3)
+    for method, model in kinds:
+        tint, mark = color(method), MARKS[models.index(model) % len(MARKS)]
+        mine = sorted((_mean(g, "pfr"), _mean(g, "top1")) for g in groups if _kind(g) == (method, model))
+        theirs = [(t.values["pfr"], t.values["top1"]) for t in papers if (t.method, t.model) == (method, model)]
+        if mine:
+            ax.scatter(*zip(*mine, strict=True), color=tint, marker=mark, s=28, label=f"{method}, {model}", zorder=3)
+        if theirs:
+            label = f"{method}, {model} (paper)"
+            ax.scatter(*zip(*theirs, strict=True), marker=mark, s=34, fc="none", ec=tint, label=label, zorder=2)
+    ax.set_xlabel("pruned, % of the method's units")
+    ax.set_ylabel("top-1 on CIFAR-10, %")
+    ax.legend(loc="center left", bbox_to_anchor=(1, 0.5), fontsize=7.5)
+    return svg(figure)
+
+
+def _kind(rows: Sequence[Row]) -> tuple[str, str]:
+    return rows[0]["compressor"], rows[0]["model"]
