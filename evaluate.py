@@ -26,13 +26,14 @@ from sparsign.reports.table import summary
 def main(config: DictConfig) -> float:
     """Writes report.json and report.html; returns the packed network's top-1."""
     check(OmegaConf.to_object(config), "")
-    packed = packed_file(config.run, config.packed)
-    output = Path(config.output) if config.output is not None else packed.parent
+    path = packed_file(config.run, config.packed)
+    output = Path(config.output) if config.output is not None else path.parent
     check_output(output)
     data = config.dataset
-    root = data.root if data.root is not None else root_of_run(packed.parent)
-    batches = test_batches(read(packed).meta, root, data.download, data.workers)
-    report = evaluate_packed(packed, batches, OmegaConf.to_container(config.latency), data.limit)
+    root = data.root if data.root is not None else root_of_run(path.parent)
+    packed = read(path)
+    batches = test_batches(packed, root, data.download, data.workers)
+    report = evaluate_packed(path, batches, OmegaConf.to_container(config.latency), data.limit, packed)
     write_report(report, output)
     console = Console()
     console.print(summary(report, output))
@@ -40,7 +41,7 @@ def main(config: DictConfig) -> float:
     if sparse:
         console.print(storage_table(sparse))
     if report["reload"]["identical_predictions"] is False:
-        raise ValueError(f"{packed}: its predictions are DIFFERENT from those of the network it was made from")
+        raise ValueError(f"{path}: its predictions are DIFFERENT from those of the network it was made from")
     return report["accuracy"]["top1"]
 
 

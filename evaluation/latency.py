@@ -31,16 +31,21 @@ class Candidate:
     channels_last: bool = False
 
 
-def candidates(network: nn.Module, engine: Engine) -> list[Candidate]:
-    """torch eager fp32 and bf16 autocast (channels_last) of the uncompressed network, and the packed engine."""
+def candidates(network: nn.Module | None, engine: Engine) -> list[Candidate]:
+    """torch eager fp32 and bf16 autocast (channels_last) of the uncompressed network, and the packed engine.
+
+    Without the uncompressed network (it is not in our registry) the packed engine alone.
+    """
     isa = torch.backends.cpu.get_cpu_capability()
+    packed = (f"{engine.name} (torch)", isa) if engine.isa == "torch" else (engine.name, engine.isa)
+    if network is None:
+        return [Candidate(*packed, engine)]
     network = network.eval().to(memory_format=torch.channels_last)
 
     def autocast(images: Tensor) -> Tensor:
         with torch.autocast("cpu", torch.bfloat16):
             return network(images)
 
-    packed = (f"{engine.name} (torch)", isa) if engine.isa == "torch" else (engine.name, engine.isa)
     return [
         Candidate("torch fp32", isa, network, channels_last=True),
         Candidate("torch bf16", isa, autocast, channels_last=True),
@@ -56,12 +61,13 @@ def measure(
     threads: Sequence[int] = (1,),
     seconds: float = 10.0,
 ) -> list[dict[str, Any]]:
-    """One row per candidate, batch size and thread count; the first candidate is the baseline.
+    """One row per candidate, batch size and thread count; the first candidate is the baseline, if there are others.
 
     Candidates take turns sample by sample, so that a change of the machine's speed hits all of them alike; a row's
     `milliseconds` per batch is the median of its `samples`, `ratio_to_torch_fp32` says how many times faster than the
-    first candidate that is. `seconds` is the budget of the whole measurement, shared by the combinations; each gets at
-    least a few samples. Thread counts above the machine's are cut to it. 0 seconds measure nothing.
+    first candidate that is (None for a candidate alone). `seconds` is the budget of the whole measurement, shared by
+    the combinations; each gets at least a few samples. Thread counts above the machine's are cut to it. 0 seconds
+    measure nothing.
     """
     if seconds <= 0:
         return []
@@ -115,7 +121,7 @@ def _rows(candidates: Sequence[Candidate], times: list[list[float]], threads: in
             "threads": threads,
             "batch": batch,
             "milliseconds": 1e3 * median,
-            "ratio_to_torch_fp32": medians[0] / median,
+            "ratio_to_torch_fp32": medians[0] / median if len(medians) > 1 else None,
             "samples": len(samples),
         }
         for candidate, median, samples in zip(candidates, medians, times, strict=True)

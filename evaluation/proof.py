@@ -1,6 +1,9 @@
 """Reload is proved, not hoped: what a trained network answered is kept in its packed file and compared after reading.
 
-The proof holds the logits of the first few test images and a digest of the predictions of all of them.
+An engine that sums in another order than torch may move a logit by its last bits, and so a prediction whose two largest
+logits are nearly equal. The proof states its epsilon: it names the few images whose margin is below it and holds a
+digest of the predictions of all others, which any engine has to meet. A second digest, of the logits' bits, says
+whether an engine gives the very same numbers.
 """
 
 from __future__ import annotations
@@ -8,36 +11,61 @@ from __future__ import annotations
 import hashlib
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
-FEW_CLASSES = 100
+EPSILON = 1e-4
+"""Of the largest logit: margins below this count as close."""
+MOST_CLOSE = 100
+"""Images at most that a proof leaves out; a network with more close calls (hardly trained) gets a smaller epsilon."""
+DIGEST = 16
+"""Bytes of SHA-256 that are kept."""
+FIRST, KEPT = 16, 4
+"""Predictions of the first images, and logits of the very first, that are kept in full."""
 
 
-def digest(predictions: Tensor) -> str:
-    """SHA-256, in hex, of the predicted classes [N] as little-endian uint16."""
-    return hashlib.sha256(predictions.cpu().numpy().astype("<u2").tobytes()).hexdigest()
+def digest(data: Tensor) -> str:
+    """The first 16 bytes of SHA-256, in hex: of predictions as little-endian uint16, of logits as fp32."""
+    kind = "<f4" if data.is_floating_point() else "<u2"
+    return hashlib.sha256(data.cpu().numpy().astype(kind).tobytes()).hexdigest()[: 2 * DIGEST]
+
+
+def margins(logits: Tensor) -> Tensor:
+    """fp32 [N]: the largest logit less the second largest."""
+    best = logits.float().topk(min(2, logits.shape[1]), dim=1).values
+    return best[:, 0] - best[:, -1] if best.shape[1] > 1 else torch.full((len(logits),), torch.inf)
 
 
 def make(logits: Tensor) -> dict[str, Any]:
     """The proof of a trained network from its logits [N, classes] on all test images, in order.
 
-    Logits of 8 images are kept (1 above 100 classes, to keep the file small), in digits that give back the same fp32.
+    Returns:
+        images: N; epsilon; close: images whose margin is below epsilon; predictions: digest of all others'
+        predictions; first: predictions of the first images; bits: digest of the logits; logits: the first image's
+        first few, in digits that give back the same fp32.
 
     Raises:
         ValueError: logits that are not finite: training diverged.
     """
+    logits = logits.float().cpu()
     if not logits.isfinite().all():
         raise ValueError(
             "the trained network's logits are not finite: training diverged; expected a smaller lr to help"
         )
-    kept = logits[: 8 if logits.shape[1] <= FEW_CLASSES else 1].float().cpu().numpy()
+    margin = margins(logits)
+    epsilon = EPSILON * logits.abs().max().item()
+    if (margin < epsilon).sum() > MOST_CLOSE:
+        epsilon = margin.sort().values[MOST_CLOSE].item() / 1.1
+    epsilon = float(f"{epsilon:.1e}")
+    close, predictions = margin < epsilon, logits.argmax(1)
     return {
-        "images": len(kept),
-        "logits": [[float(str(value)) for value in row] for row in kept],
-        "predictions_sha256": digest(logits.argmax(1)),
-        "test_images": len(logits),
+        "images": len(logits),
+        "epsilon": epsilon,
+        "close": close.nonzero().flatten().tolist(),
+        "predictions": digest(predictions[~close]),
+        "first": predictions[:FIRST].tolist(),
+        "bits": digest(logits),
+        "logits": [float(str(value)) for value in logits[0, :KEPT].numpy()],
     }
 
 
@@ -45,28 +73,36 @@ def check(proof: dict[str, Any], logits: Tensor) -> dict[str, Any]:
     """Compares a reloaded network's logits [N, classes] on the test images, in order, with the trained network's.
 
     Returns:
-        identical_predictions: every compared prediction is the same: all test images, or only those with kept logits
-            when fewer (or more) images than the proof's were run; compared_images: how many; max_logit_error: largest
-            absolute difference over the kept logits.
+        identical_predictions: every compared prediction is the same, of images whose margin was not below `epsilon`:
+            of all test images, or of the first ones when fewer (or more) images than the proof's were run;
+            compared_images: how many; epsilon; bit_equal: all logits are the same numbers (None where not all images
+            were run); max_logit_error: largest absolute difference over the kept logits.
 
     Raises:
         ValueError: a malformed proof, or other classes than the network has.
     """
+    logits = logits.float().cpu()
     try:
-        expected = torch.from_numpy(np.asarray(proof["logits"], np.float32))
-        whole, count = proof["predictions_sha256"], int(proof["test_images"])
-    except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"the packed file's proof is malformed ({error})") from None
-    if expected.dim() != 2 or not len(expected) or expected.shape[1] != logits.shape[1]:
-        shape = list(expected.shape)
-        raise ValueError(f"the packed file's proof has logits of shape {shape}, expected [n, {logits.shape[1]}]")
-    expected = expected[: len(logits)]
-    mine = logits[: len(expected)].float().cpu()
-    same = torch.equal(mine.argmax(1), expected.argmax(1))
-    if len(logits) == count:
-        same = same and digest(logits.argmax(1)) == whole
+        kept = torch.tensor([float(value) for value in proof["logits"]])
+        first = torch.tensor([int(value) for value in proof["first"]])
+        count, epsilon, whole, bits = (proof[key] for key in ("images", "epsilon", "predictions", "bits"))
+        close = torch.zeros(len(logits), dtype=torch.bool)
+        close[[int(index) for index in proof["close"] if int(index) < len(logits)]] = True
+    except (KeyError, TypeError, ValueError, IndexError, RuntimeError) as error:
+        raise ValueError(f"the packed file's proof is malformed ({' '.join(str(error).split()):.100})") from None
+    if not 1 <= len(kept) <= logits.shape[1] or not len(first) or int(first.max()) >= logits.shape[1]:
+        raise ValueError(f"the packed file's proof is malformed: not of a network with {logits.shape[1]} classes")
+    all_images = len(logits) == count
+    if all_images:
+        compared = ~close
+        same = digest(logits.argmax(1)[compared]) == whole
+    else:
+        compared = ~close[: min(len(first), len(logits))]
+        same = torch.equal(logits[: len(compared)].argmax(1)[compared], first[: len(compared)][compared])
     return {
         "identical_predictions": same,
-        "compared_images": count if len(logits) == count else len(expected),
-        "max_logit_error": (mine - expected).abs().max().item(),
+        "compared_images": int(compared.sum()),
+        "epsilon": float(epsilon),
+        "bit_equal": digest(logits) == bits if all_images else None,
+        "max_logit_error": (logits[0, : len(kept)] - kept).abs().max().item(),
     }

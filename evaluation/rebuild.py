@@ -1,93 +1,77 @@
-"""From a packed file's meta back to Python objects: the data set it was trained on, the float network to time against.
+"""From the registry names in a packed file to objects: its data set, and the float network to time against.
 
-A packed file may come from a stranger, so names are only looked up inside `models` and `datamodules`, and sizes are
-compared with the validated graph before anything is built.
+A packed file may come from a stranger: names are looked up in our registries and nowhere else, and sizes come from the
+validated graph.
 """
 
 from __future__ import annotations
 
-import importlib
-import inspect
-import re
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
-from sparsign.datamodules.base import ImageData
+from sparsign.datamodules import registry as datasets
 from sparsign.evaluation.accuracy import Batches
+from sparsign.models import registry as models
 from sparsign.packing.spec import PackedModel
 
 TEST_BATCH = 256
-DATASET_KEYS = ("channels", "image_size", "num_classes", "mean", "std")
 
 
-def look_up(target: object, package: str) -> Any:
-    """The function or class named `<package>.<file>.<name>` and defined in that very file.
-
-    Raises:
-        ValueError: any other name.
-    """
-    wrong = f"the packed file's _target_={target!r}: expected a name defined in {package}/"
-    match = re.fullmatch(rf"({package}\.[a-z][a-z0-9_]*)\.([A-Za-z][A-Za-z0-9_]*)", str(target))
-    if match is None or not isinstance(target, str):
-        raise ValueError(wrong)
-    try:
-        found = getattr(importlib.import_module(match[1]), match[2], None)
-    except ModuleNotFoundError:
-        found = None
-    if getattr(found, "__module__", None) != match[1]:
-        raise ValueError(wrong)
-    return found
+def part(meta: dict[str, Any], name: str) -> dict[str, Any]:
+    """A mapping inside meta, empty where the file lacks it."""
+    return meta.get(name, {})
 
 
-def section(meta: dict[str, Any], name: str) -> dict[str, Any]:
-    """A mapping inside meta. Raises ValueError where the file lacks it."""
-    found = meta.get(name)
-    if not isinstance(found, dict):
-        raise ValueError(f"the packed file's meta has no {name}: it cannot be evaluated")
-    return found
-
-
-def float_network(packed: PackedModel) -> nn.Module:
+def float_network(packed: PackedModel) -> nn.Module | None:
     """The uncompressed network in its ordinary float form, randomly initialised, in eval mode: only its speed counts.
 
+    None where the file names a network that is not in our registry, or none: everything else can be measured then.
+
     Raises:
-        ValueError: a meta that names no builder of `models`, or sizes that are not the packed network's.
+        ValueError: a registered network that cannot be of the packed one's sizes.
     """
-    model = section(packed.meta, "model")
-    build = look_up(model.get("_target_"), "sparsign.models")
-    classes = packed.validate()[packed.output][-1]
-    sizes = {"num_classes": classes, "in_channels": packed.input_shape[0], "image_size": packed.input_shape[1]}
-    for name, value in sizes.items():
-        if model.get(name) != value:
-            raise ValueError(f"the packed file's model.{name}={model.get(name)!r}: expected {value}")
-    if not inspect.isfunction(build):
-        raise ValueError(f"the packed file's _target_={model['_target_']!r}: expected a function")
-    options = dict(model.get("options") or {})
+    model = part(packed.meta, "model")
+    build = models.builder(model.get("name", ""))
+    if build is None:
+        return None
+    channels, size, _ = packed.input_shape
+    sizes = {"num_classes": packed.shapes[packed.output][-1], "in_channels": channels, "image_size": size}
     try:
-        network = build(**sizes, form="float", **options)
+        network = build(**sizes, form="float", **model.get("options", {}))
     except ValueError:  # options such as the kind of binary block, which the float form does not have
         network = build(**sizes, form="float")
     return network.eval()
 
 
-def test_batches(meta: dict[str, Any], root: str | Path, download: bool = False, workers: int = 0) -> Batches:
+def test_batches(packed: PackedModel, root: str | Path, download: bool = False, workers: int = 0) -> Batches:
     """The test loader of the data set a packed file was trained on, its files read from `root`.
 
     Raises:
-        ValueError: a meta that names no data set of `datamodules`, or keys it cannot take.
+        ValueError: a file that names no data set of our registry, or what that set cannot take.
         FileNotFoundError: the data is not under `root` and may not or cannot be downloaded.
     """
-    options = section(meta, "dataset")
-    cls = look_up(options.get("_target_"), "sparsign.datamodules")
-    if not (isinstance(cls, type) and issubclass(cls, ImageData)):
-        raise ValueError(f"the packed file's _target_={options['_target_']!r}: expected a data set")
-    missing = [key for key in DATASET_KEYS if key not in options]
-    if missing:
-        raise ValueError(f"the packed file's meta lacks dataset.{missing[0]}")
-    plain = {"seed": 0, "batch_size": TEST_BATCH, "val_fraction": 0.0, "augment": False}
-    data = cls(root=str(root), download=download, workers=workers, **plain, **{k: options[k] for k in DATASET_KEYS})
+    options = part(packed.meta, "dataset")
+    cls = datasets.dataset(options.get("name", ""))
+    if cls is None:
+        known = ", ".join(datasets.CLASSES)
+        raise ValueError(f"the packed file's data set {options.get('name', '')!r:.80}: expected one of {known}")
+    channels, size, _ = packed.input_shape
+    data = cls(
+        root=str(root),
+        download=download,
+        workers=workers,
+        seed=0,
+        batch_size=TEST_BATCH,
+        val_fraction=0.0,
+        augment=False,
+        channels=channels,
+        image_size=size,
+        num_classes=packed.shapes[packed.output][-1],
+        mean=options.get("mean", [0.0] * channels),
+        std=options.get("std", [1.0] * channels),
+    )
     data.prepare_data()
     data.setup()
     return data.test_dataloader()

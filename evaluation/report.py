@@ -15,7 +15,7 @@ import torch
 from sparsign.evaluation import latency, proof, schema
 from sparsign.evaluation.accuracy import Batches, limited, logits, top1, top5
 from sparsign.evaluation.layers import layer_rows
-from sparsign.evaluation.rebuild import float_network
+from sparsign.evaluation.rebuild import float_network, part
 from sparsign.evaluation.storage import storage
 from sparsign.evaluation.structure import GROUP, pruned_ratio
 from sparsign.evaluation.theory import theory
@@ -29,30 +29,35 @@ VERSION = 2
 
 
 def evaluate_packed(
-    path: str | Path, batches: Batches, latency_options: Mapping[str, Any], limit: int | None = None
+    path: str | Path,
+    batches: Batches,
+    latency_options: Mapping[str, Any],
+    limit: int | None = None,
+    packed: PackedModel | None = None,
 ) -> dict[str, Any]:
     """Measure a packed file; the keys of the result are those of `evaluation.schema.KEYS`.
 
     Args:
+        packed: what is in the file, if it was read before.
         batches: the test loader of the data set it was trained on, in its order.
         latency_options: `batches`, `threads` and `seconds` of `latency.measure`; 0 seconds leave the latency part out.
         limit: use only the first `limit` test images.
 
     Raises:
         FileNotFoundError, PackedFileError: no such file, or a damaged one.
-        ValueError: a file without the meta that names its network, or a malformed proof.
+        ValueError: a malformed proof.
     """
     path = Path(path)
-    packed = read(path)
+    packed = read(path) if packed is None else packed
     meta = packed.meta
     # The proof is of the file, so it is made in the trained network's own order of summation; the engine is timed.
     answers, labels = logits(ReferenceEngine(packed), limited(batches, limit))
     engine = load_engine(packed)
-    model, dataset, compressor, accuracy = (_part(meta, k) for k in ("model", "dataset", "compressor", "accuracy"))
+    model, dataset, compressor, accuracy = (part(meta, k) for k in ("model", "dataset", "compressor", "accuracy"))
     unit = compressor.get("pfr_unit") or "filter"
     group = compressor.get("group") or GROUP
     pfr = pruned_ratio(packed, unit, group)
-    layers = layer_rows(packed, path, unit, group)
+    layers = layer_rows(packed, unit, group)
     bits = storage(packed) if unit in ("weight", "matrix") else {}
     report = {
         "version": VERSION,
@@ -89,10 +94,6 @@ def evaluate_packed(
     return report
 
 
-def _part(meta: dict[str, Any], name: str) -> dict[str, Any]:
-    return meta[name] if isinstance(meta.get(name), dict) else {}
-
-
 def _sizes(packed: PackedModel, layers: list[dict[str, Any]], on_disk: int) -> dict[str, Any]:
     total, conv = total_size(packed), total_size(packed, conv_only=True)
     conv_bytes = sum(row["packed_bytes"] for row in layers if row["op"] == "conv")
@@ -123,8 +124,10 @@ def _speed(packed: PackedModel, engine: Any, options: Mapping[str, Any]) -> list
 
 
 def _reload(meta: dict[str, Any], answers: torch.Tensor) -> dict[str, Any]:
-    if not _part(meta, "proof"):
-        return {"identical_predictions": None, "compared_images": 0, "max_logit_error": None}
+    if not part(meta, "proof"):
+        return dict.fromkeys(("identical_predictions", "epsilon", "bit_equal", "max_logit_error")) | {
+            "compared_images": 0
+        }
     return proof.check(meta["proof"], answers)
 
 

@@ -6,7 +6,9 @@ our choice, the one usual since EIE and Deep Compression: relative indices with 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -15,9 +17,41 @@ from rich.table import Table
 
 from sparsign.packing.codecs import bits_per_symbol
 from sparsign.packing.spec import LayerCodes, PackedModel
-from sparsign.packing.structure import irregular_index_bits
 
 FLOAT_BITS = 32
+
+
+@dataclass(frozen=True)
+class IrregularBits:
+    """Storage of an unstructured layer, values and indices, in bits.
+
+    Attributes:
+        index_bits: best width r of the relative index.
+        entries: stored entries at that r: nonzeros and filler zeros.
+        relative: entries * (bits + r).
+        csr: nonzeros * (bits + ceil(log2(columns))) + (rows + 1) row pointers of ceil(log2(nonzeros + 1)) bits.
+    """
+
+    index_bits: int
+    entries: int
+    relative: int
+    csr: int
+
+
+def irregular_index_bits(mask: np.ndarray, bits: int) -> IrregularBits:
+    """What an unstructured mask [rows, ...] costs with `bits` per value (our choice: the accounting usual since EIE).
+
+    The relative index stores the run of zeros before each nonzero, along the flattened layer, in r bits; a run of g
+    zeros needs floor(g / 2^r) filler entries, counted exactly. The r in 2..12 that costs least is taken, which favours
+    unstructured pruning.
+    """
+    places = np.flatnonzero(mask)
+    runs = np.diff(places, prepend=-1) - 1
+    entries = {r: len(places) + int((runs >> r).sum()) for r in range(2, 13)}
+    best = min(entries, key=lambda r: entries[r] * (bits + r))
+    columns = math.ceil(math.log2(max(2, mask[0].size)))
+    pointers = (len(mask) + 1) * math.ceil(math.log2(len(places) + 1))
+    return IrregularBits(best, entries[best], entries[best] * (bits + best), len(places) * (bits + columns) + pointers)
 
 
 def layer_storage(layer: LayerCodes) -> dict[str, Any]:
@@ -32,7 +66,7 @@ def layer_storage(layer: LayerCodes) -> dict[str, Any]:
     weight = layer.weight()
     nonzero = weight != 0
     # irregular formats store no zeros, so zero needs no level of its own there; at least one bit for the sign or value
-    levels = None if layer.codes is None else np.unique(layer.codes)
+    levels = np.unique(layer.dense_codes()) if layer.coded else None
     value_bits = FLOAT_BITS if levels is None else bits_per_symbol(len(levels))
     sparse_bits = FLOAT_BITS if levels is None else bits_per_symbol(max(1, int((levels != 0).sum())))
     matrix = nonzero.reshape(len(nonzero), -1)

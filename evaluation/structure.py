@@ -16,7 +16,7 @@ GROUP = 16
 def full_mask(layer: LayerCodes) -> np.ndarray:
     """Bool of the uncut weight's shape: True where a nonzero weight is left."""
     mask = np.zeros(layer.full_shape, bool)
-    mask[np.ix_(layer.rows, layer.cols)] = layer.weight() != 0
+    mask[np.ix_(layer.rows, layer.cols)] = layer.nonzero()
     return mask
 
 
@@ -27,7 +27,7 @@ def counted(packed: PackedModel, unit: str) -> Iterator[tuple[str, np.ndarray]]:
     but not quantised); of them the convs, where there are any, unless single weights are counted (our choice: the
     papers' ratios of filters are over convs).
     """
-    layers = [(name, node.codes.codes is not None, node.codes) for name, node in packed.layers().items()]
+    layers = [(name, node.codes.coded, node.codes) for name, node in packed.layers().items()]
     dropped = [(n, bool(coded), tuple(full)) for n, full, coded in packed.meta.get("original", {}).get("dropped", [])]
     found = [(name, coded, full_mask(codes)) for name, coded, codes in layers]
     found += [(name, coded, np.zeros(full, bool)) for name, coded, full in dropped]

@@ -11,7 +11,6 @@ from sparsign.evaluation.structure import GROUP, counted, full_mask, kept_weight
 from sparsign.packing.spec import Node, PackedModel
 
 BINARY, SCALED, FLOAT = 64, 58, 1
-SIGN_KEEPING = ("select", "flatten", "maxpool")
 
 
 def theory(packed: PackedModel, unit: str, pfr: float, group: int = GROUP) -> dict[str, Any]:
@@ -25,7 +24,7 @@ def theory(packed: PackedModel, unit: str, pfr: float, group: int = GROUP) -> di
     layer's divided by its own S1, so that float stems, shortcuts and classifiers count (S1 = 1). Layers of which
     nothing is left are in neither sum: their image size is gone with them. None where nothing is left.
     """
-    macs, signs = _macs(packed, unit, group), _sign_readers(packed)
+    macs, signs = _macs(packed, unit, group), packed.reads_signs()
     s1 = {node.name: _s1(node, signs)[0] for node in packed.layers().values()}
     names = [name for name, _ in counted(packed, unit) if name in macs]
     slowest = min(names, key=lambda name: s1[name], default=None)
@@ -57,7 +56,7 @@ def _ratio(before: float, after: float) -> float | None:
 def _macs(packed: PackedModel, unit: str, group: int) -> dict[str, tuple[int, int]]:
     """(of the uncut layer, of what is left) multiply-accumulates of one image, by layer; nonempty rows x columns where
     single weights are pruned."""
-    shapes, found = packed.validate(), {}
+    shapes, found = packed.shapes, {}
     unit = "matrix" if unit == "weight" else unit
     for name, node in packed.layers().items():
         places = math.prod(shapes[name][1:])
@@ -66,28 +65,15 @@ def _macs(packed: PackedModel, unit: str, group: int) -> dict[str, tuple[int, in
     return found
 
 
-def _sign_readers(packed: PackedModel) -> set[str]:
-    """Layers whose input is +1 or -1."""
-    signs: set[str] = set()
-    readers: set[str] = set()
-    for node in packed.nodes:
-        reads = bool(node.inputs) and all(name in signs for name in node.inputs)
-        if node.op == "sign" or (node.op in SIGN_KEEPING and reads):
-            signs.add(node.name)
-        elif reads:
-            readers.add(node.name)
-    return readers
-
-
 def _s1(node: Node, sign_readers: set[str]) -> tuple[int, str]:
     """(S1 of one layer, why)."""
     layer = node.codes
-    if layer.codes is None:
+    if not layer.coded:
         return FLOAT, "float weights"
-    if np.abs(layer.codes).max(initial=0) > 1:
+    if layer.values.signed_scales(1) is None or np.abs(layer.codes).max(initial=0) > 1:
         return FLOAT, "weights of more than three levels"
     if node.name not in sign_readers:
         return FLOAT, "float inputs"
-    if layer.negative_scale is None and (layer.scale == 1).all():
+    if all((scale == 1).all() for scale in layer.values.arrays().values()):
         return BINARY, "binary weights and inputs, no scale factors"
     return SCALED, "binary weights and inputs, with scale factors"

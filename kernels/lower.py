@@ -44,8 +44,6 @@ class Lowered:
             CannotRun: an operation without a step. ValueError: the model does not hang together, or the ISA is unknown.
         """
         self.shapes = packed.validate()
-        if not packed.has_graph:
-            raise ValueError("the packed model holds layers without a graph: expected one that can be run")
         self.native, self.packed, self.probe = native, packed, probe
         self.network = native.Network(isa, packed.input_shape, probe)
         self.floats: dict[str, int] = {}

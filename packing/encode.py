@@ -1,66 +1,124 @@
-"""One layer of a trained model as LayerCodes."""
+"""One layer of a trained model as LayerCodes: its codes checked against its weight, its layout the cheapest."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterator, Mapping
 
 import numpy as np
 from torch import Tensor, nn
 
-from sparsign.packing.spec import LayerCodes, scaled
+from sparsign.packing.layouts import Dense, Gathered, Groups, Irregular, Layout, index_entropy
+from sparsign.packing.values import Floats, OneScale, RowGroupScale, RowScale, SignPair, Table, Values
+from sparsign.packing.weight import LayerCodes
 
-Encode = Callable[[nn.Module], tuple[Tensor, Tensor | tuple[Tensor, Tensor]] | None]
-"""layer -> (integer codes of the weight's shape, fp32 scale: 0-dim, one per filter, or a (positive, negative) pair of
-such), or None for a layer that stays float."""
+Scale = Tensor | tuple[Tensor, Tensor] | Mapping[str, Tensor]
+Encode = Callable[[nn.Module], tuple[Tensor, Scale] | None]
+"""layer -> (integer codes of the weight's shape, how they become numbers), or None for a layer that stays float.
+
+The second is an fp32 tensor: 0-dim (one scale), one number per row ([rows] or [rows, 1, 1, 1]), or [rows, groups, 1, 1]
+(groups of equally many consecutive columns); a pair (positive, negative) of the first two kinds; or {"table": levels
+[n]}, where codes 1 .. n stand for the levels and 0 for 0.
+"""
+WIDTHS = (16, 8, 4, 2, 1)
+"""Columns per group that are tried as a layout."""
+FLOAT_BITS = 32
 
 
 def layer_codes(
-    name: str,
-    module: nn.Module,
-    encoded: tuple[Tensor, Tensor | tuple[Tensor, Tensor]] | None,
-    rows: np.ndarray,
-    cols: np.ndarray,
-    groups: int,
+    name: str, module: nn.Module, encoded: tuple[Tensor, Scale] | None, rows: np.ndarray, cols: np.ndarray
 ) -> LayerCodes:
     """The kept rows and columns of a conv or linear layer.
 
-    Args:
-        encoded: what an `Encode` gives for the layer.
-        groups: of the cut conv; a weight without groups whose filters all read equally many columns is gathered.
-
     Raises:
-        ValueError: a weight that is not exactly scale * codes.
+        ValueError: a weight that is not exactly the values of its codes, or a scale of another shape.
     """
     weight = module.weight.detach().float().cpu().numpy()
     cut = np.ix_(rows, cols)
     if encoded is None:
-        return LayerCodes(weight.shape, rows, cols, floats=np.ascontiguousarray(weight[cut]))
+        return laid_out(weight.shape, rows, cols, np.ascontiguousarray(weight[cut]), Floats())
     codes, scale = encoded
     codes = codes.detach().cpu().numpy()
-    scales = [_per_row(s, name, len(weight)) for s in (scale if isinstance(scale, tuple) else (scale,))]
-    if not np.array_equal(scaled(codes, *scales), weight):
-        worst = np.abs(scaled(codes, *scales) - weight).max()
-        raise ValueError(f"layer {name}: its weight is not scale * codes (off by up to {worst:.3g})")
+    try:
+        values = _values(scale, rows, len(weight), weight.shape[1])
+    except ValueError as error:
+        raise ValueError(f"layer {name}: {error}") from None
     codes = np.ascontiguousarray(codes[cut])
-    codes = codes.astype(np.int8 if np.abs(codes.astype(np.int32)).max() <= 127 else np.int16)
-    scales = [s[rows] if s.ndim else s for s in scales]
-    gather = _regular_gather(codes) if groups == 1 else None
-    if gather is not None:
-        codes = codes[np.arange(len(rows))[:, None], gather]
-    return LayerCodes(weight.shape, rows, cols, codes, *scales, gather=gather)
+    codes = codes.astype(np.int8 if np.abs(codes.astype(np.int32)).max(initial=0) <= 127 else np.int16)
+    found = laid_out(weight.shape, rows, cols, codes, values)
+    if not np.array_equal(found.weight(), weight[cut]):
+        worst = np.abs(found.weight() - weight[cut]).max()
+        raise ValueError(f"layer {name}: its weight is not scale * codes (off by up to {worst:.3g})")
+    return found
 
 
-def _per_row(scale: Tensor, name: str, rows: int) -> np.ndarray:
-    array = scale.detach().float().cpu().numpy()
-    if array.ndim and array.size != rows:
-        raise ValueError(f"layer {name}: scale of shape {list(array.shape)}, expected one number or {rows}")
-    return array.reshape(rows) if array.ndim else array
+def laid_out(
+    full_shape: tuple[int, ...], rows: np.ndarray, cols: np.ndarray, dense: np.ndarray, values: Values
+) -> LayerCodes:
+    """Codes (or fp32 numbers) of the cut weight's shape in the layout that takes least at their empirical entropy."""
+    layout = min(_layouts(dense), key=lambda layout: _bits(layout, dense))
+    return LayerCodes(tuple(full_shape), rows, cols, layout.take(dense), values, layout)
 
 
-def _regular_gather(codes: np.ndarray) -> np.ndarray | None:
-    """Columns [rows, D] that filters read, where each has exactly D < cols nonzero kernels (or weights)."""
-    read = codes.reshape(*codes.shape[:2], -1).any(axis=2)
-    counts = read.sum(axis=1)
-    if counts.min() != counts.max() or counts[0] in (0, read.shape[1]):
-        return None
-    return np.nonzero(read)[1].reshape(len(codes), -1)
+def _layouts(dense: np.ndarray) -> Iterator[Layout]:
+    """Layouts that leave something out, those that say more with fewer bits first; and the dense one."""
+    yield Dense(dense.shape)
+    nonzero = dense != 0
+    kernels = nonzero.reshape(*dense.shape[:2], -1).any(axis=2)
+    counts = kernels.sum(axis=1)
+    if counts.min() == counts.max() and 0 < counts[0] < dense.shape[1]:
+        yield Gathered(dense.shape, kernels)
+    for width in WIDTHS:
+        if dense.shape[1] % width == 0 and (width > 1 or dense.ndim > 2):
+            mask = kernels.reshape(len(kernels), -1, width).any(axis=2)
+            if not mask.all():
+                yield Groups(dense.shape, mask)
+    if dense.dtype == np.float32 and not nonzero.all():  # of codes it takes what the dense layout takes
+        yield Irregular(dense.shape, nonzero)
+
+
+def _bits(layout: Layout, dense: np.ndarray) -> float:
+    stored = layout.take(dense)
+    bits = FLOAT_BITS * stored.size if stored.dtype == np.float32 else entropy_bits(stored)
+    if isinstance(layout, Gathered):
+        rows, cols, read = *layout.shape[:2], layout.stored_shape()[1]
+        return bits + rows * math.log2(math.comb(cols, read))
+    return bits + index_entropy(layout.mask)
+
+
+def entropy_bits(symbols: np.ndarray) -> float:
+    """count * empirical entropy of an integer or bool array, in bits."""
+    if not symbols.size:
+        return 0.0
+    offsets = symbols.ravel().astype(np.int64)
+    counts = np.bincount(offsets - offsets.min())
+    counts = counts[counts > 0]
+    return float((counts * np.log2(symbols.size / counts)).sum())
+
+
+def _values(scale: Scale, rows: np.ndarray, filters: int, columns: int) -> Values:
+    if isinstance(scale, Mapping):
+        if set(scale) != {"table"}:
+            raise ValueError(f"codes become numbers by {sorted(scale)}, expected 'table'")
+        return Table(_numpy(scale["table"]).reshape(-1))
+    if isinstance(scale, tuple):
+        pair = [_per_row(_numpy(s), filters) for s in scale]
+        return SignPair(*(s[rows] if s.ndim else s for s in pair))
+    array = _numpy(scale)
+    if array.ndim >= 2 and len(array) == filters and array[0].size == array.shape[1] > 1:
+        groups = array.shape[1]
+        if columns % groups:
+            raise ValueError(f"scale of shape {list(array.shape)}, expected groups that divide {columns} columns")
+        return RowGroupScale(array.reshape(filters, groups)[rows], columns // groups)
+    array = _per_row(array, filters)
+    return RowScale(array[rows]) if array.ndim else OneScale(array)
+
+
+def _numpy(tensor: Tensor) -> np.ndarray:
+    return tensor.detach().float().cpu().numpy()
+
+
+def _per_row(array: np.ndarray, filters: int) -> np.ndarray:
+    if array.ndim and array.size != filters:
+        raise ValueError(f"scale of shape {list(array.shape)}, expected one number or {filters}")
+    return array.reshape(filters) if array.ndim else array

@@ -1,16 +1,7 @@
-"""One self-contained file per packed model, safe to load from a stranger.
+"""One self-contained file per packed model, safe to load from a stranger; `packing/FORMAT.md` has every byte.
 
-Layout, little endian: magic `SPARSIGN`, version u16, header length u32, inflated header length u32, CRC-32 u32 of
-everything else in the file; the header (JSON, deflated); the sections, back to back in the header's order. A section
-is one array:
-
-    ["f", codec, bytes, shape]            fp32 numbers, codec "raw" or "deflate"
-    ["b", codec, bytes, n]                a set of indices below n, as n symbols of two levels
-    ["c", codec, bytes, count, levels]    integers, as symbols that stand for the listed increasing levels
-
-with the codecs of `packing.codecs` for "b" and "c". No pickle, nothing is executed; every length, shape and level is
-checked before memory is taken for it. Weights of coded layers lie as a bitmap of nonzero kernels plus the codes of
-those kernels, or as plain codes, whichever is shorter. Without a graph, the header's input is [] and its output null.
+A preamble with a checksum of everything, a deflated JSON header, and the bytes of the arrays. No pickle, nothing is
+executed or imported by name; every length, shape and number is checked against `Limits` before memory is taken for it.
 """
 
 from __future__ import annotations
@@ -21,15 +12,19 @@ import zlib
 from pathlib import Path
 
 from sparsign.packing.atomic import write_atomic
-from sparsign.packing.codecs import EXPANSION, deflate, inflate
+from sparsign.packing.codecs import deflate, inflate
+from sparsign.packing.dictionary import DICTIONARY
+from sparsign.packing.limits import DEFAULT, Limits
 from sparsign.packing.reader import from_header
 from sparsign.packing.spec import PackedModel
 from sparsign.packing.writer import to_header
 
 MAGIC = b"SPARSIGN"
-VERSION = 1
+VERSION = 2
+VERSIONED = struct.Struct("<8sH")
 PREAMBLE = struct.Struct("<8sHIII")
-MAX_HEADER = 1 << 26
+"""Magic, version, CRC-32 of all other bytes, bytes of the deflated header, bytes of the inflated one."""
+CRC = slice(VERSIONED.size, VERSIONED.size + 4)
 
 
 class PackedFileError(ValueError):
@@ -44,8 +39,8 @@ def write(packed: PackedModel, path: str | Path) -> int:
     return len(data)
 
 
-def read(path: str | Path) -> PackedModel:
-    """The packed model in a file.
+def read(path: str | Path, limits: Limits = DEFAULT) -> PackedModel:
+    """The packed model in a file, validated and with its `bytes_on_disk`.
 
     Raises:
         FileNotFoundError: no such file.
@@ -55,32 +50,33 @@ def read(path: str | Path) -> PackedModel:
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such packed model")
     try:
-        return loads(path.read_bytes())
+        return loads(path.read_bytes(), limits)
     except PackedFileError as error:
         raise PackedFileError(f"{path}: {error}") from None
 
 
 def dumps(packed: PackedModel) -> bytes:
     """The file's bytes."""
-    header, sections = to_header(packed)
-    text = json.dumps(header, separators=(",", ":"), allow_nan=False).encode()
-    deflated = deflate(text)
-    head = PREAMBLE.pack(MAGIC, VERSION, len(deflated), len(text), 0)
-    data = b"".join([head, deflated, *sections])
-    return data[: PREAMBLE.size - 4] + struct.pack("<I", _checksum(data)) + data[PREAMBLE.size :]
+    header, payload = to_header(packed)
+    text = json.dumps(header, separators=(",", ":"), allow_nan=False, ensure_ascii=False).encode()
+    deflated = deflate(text, DICTIONARY)
+    data = PREAMBLE.pack(MAGIC, VERSION, 0, len(deflated), len(text)) + deflated + payload
+    return data[: CRC.start] + struct.pack("<I", _checksum(data)) + data[CRC.stop :]
 
 
 def _checksum(data: bytes) -> int:
-    return zlib.crc32(data[PREAMBLE.size :], zlib.crc32(data[: PREAMBLE.size - 4]))
+    return zlib.crc32(data[CRC.stop :], zlib.crc32(data[: CRC.start]))
 
 
-def loads(data: bytes) -> PackedModel:
+def loads(data: bytes, limits: Limits = DEFAULT) -> PackedModel:
     """The packed model in a file's bytes. PackedFileError, in one line, for anything that is wrong with them."""
     try:
-        return _loads(data)
+        return _loads(data, limits)
     except PackedFileError:
         raise
-    except (ValueError, KeyError, TypeError, IndexError, AttributeError, OverflowError, RecursionError) as error:
+    except MemoryError:
+        raise PackedFileError("asks for more memory than there is") from None
+    except (ValueError, KeyError, TypeError, IndexError, AttributeError, ArithmeticError, RecursionError) as error:
         raise PackedFileError(f"malformed packed model ({_one_line(error)})") from None
 
 
@@ -88,15 +84,24 @@ def _one_line(error: Exception) -> str:
     return " ".join(str(error).split())[:200] or type(error).__name__
 
 
-def _loads(data: bytes) -> PackedModel:
-    if len(data) < PREAMBLE.size or data[: len(MAGIC)] != MAGIC:
+def _loads(data: bytes, limits: Limits) -> PackedModel:
+    if len(data) < VERSIONED.size or data[: len(MAGIC)] != MAGIC:
         raise PackedFileError(f"not a packed model: starts with {data[:8]!r}, expected {MAGIC!r} and a header")
-    _, version, length, inflated, checksum = PREAMBLE.unpack_from(data)
+    version = VERSIONED.unpack_from(data)[1]
     if version != VERSION:
-        raise PackedFileError(f"version {version} of the format, expected {VERSION}")
-    if length > len(data) - PREAMBLE.size or inflated > min(MAX_HEADER, length * EXPANSION):
+        advice = "pack the run again" if version < VERSION else "a newer sparsign reads it"
+        raise PackedFileError(f"version {version} of the format, expected {VERSION}: {advice}")
+    if len(data) < PREAMBLE.size:
+        raise PackedFileError("damaged or cut short: no header")
+    _, _, checksum, length, inflated = PREAMBLE.unpack_from(data)
+    if length > len(data) - PREAMBLE.size or inflated > limits.header_bytes:
         raise PackedFileError(f"a header of {length} bytes ({inflated} inflated) in a file of {len(data)} bytes")
     if checksum != _checksum(data):
         raise PackedFileError(f"damaged or cut short: checksum {_checksum(data):08x}, expected {checksum:08x}")
     end = PREAMBLE.size + length
-    return from_header(json.loads(inflate(data[PREAMBLE.size : end], inflated)), memoryview(data)[end:])
+    header = json.loads(inflate(data[PREAMBLE.size : end], inflated, DICTIONARY), parse_constant=_no_constant)
+    return from_header(header, memoryview(data)[end:], limits, len(data))
+
+
+def _no_constant(name: str) -> None:
+    raise ValueError(f"{name} in the header")

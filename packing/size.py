@@ -10,9 +10,9 @@ from dataclasses import dataclass, fields
 import numpy as np
 
 from sparsign.packing.codecs import bits_per_symbol, pack
-from sparsign.packing.spec import LayerCodes, Node, PackedModel
-
-FLOAT_BITS = 32
+from sparsign.packing.encode import FLOAT_BITS, entropy_bits
+from sparsign.packing.layouts import index_entropy
+from sparsign.packing.spec import OPS, LayerCodes, Node, PackedModel
 
 
 @dataclass(frozen=True)
@@ -20,14 +20,13 @@ class Size:
     """Sizes of a layer or of a whole network; they add.
 
     Attributes:
-        parameters: kept numbers: weights (of a gathered layer: those gathered), scales not counted; biases; BN's scale
-            and shift. Without a graph all other floats of the state dict too, such as BN's statistics.
+        parameters: kept numbers: weights that the layers' layouts store, scales not counted; biases; BN's scale and
+            shift.
         nonzeros: those of them that are not zero.
-        theoretical_bits: kept weights at ceil(log2(levels)) bits, 32 for every scale and float, one bit per kernel for
-            the mask of a gathered layer; no entropy coding, no headers.
-        entropy_bits: the codes at their empirical entropy (with the kernels' mask apart where that is less), 32 for
-            every scale and float (of a pruned float layer: its nonzeros, and where they are), and the structure (kept
-            rows, columns, channel indices) at its empirical entropy.
+        theoretical_bits: stored weights at ceil(log2(levels)) bits, 32 for every scale and float, one bit for every
+            piece (kernel, group, weight) that a layout stores or not; no entropy coding, no headers.
+        entropy_bits: the codes at their empirical entropy, 32 for every scale and float, and the structure (what the
+            layouts store, kept rows, columns, channel indices) at its empirical entropy.
         original_parameters: numbers of the uncut network.
     """
 
@@ -50,12 +49,6 @@ class Size:
         return math.ceil(self.entropy_bits / 8)
 
 
-def entropy_bits(symbols: np.ndarray) -> float:
-    """count * empirical entropy of an integer or bool array, in bits."""
-    counts = np.unique(symbols, return_counts=True)[1]
-    return float((counts * np.log2(symbols.size / counts)).sum()) if symbols.size else 0.0
-
-
 def _index_bits(kept: int, of: int) -> float:
     """Entropy of saying which `kept` of `of` places are taken."""
     return entropy_bits(np.arange(of) < kept)
@@ -66,9 +59,10 @@ def node_size(node: Node, input_channels: int) -> Size:
     floats = [t for t in node.tensors.values() if t.dtype == np.float32]
     count = sum(t.size for t in floats)
     size = Size(count, sum(int(np.count_nonzero(t)) for t in floats), FLOAT_BITS * count, FLOAT_BITS * count, count)
-    for index in node.tensors.values():
+    for name, index in node.tensors.items():
         if index.dtype == np.int64:
-            bits = _index_bits(len(index), node.attrs["channels"] if node.op == "add" else input_channels)
+            of = node.attrs["channels"] if node.op == "add" else input_channels
+            bits = _index_bits(len(index), of) if name in OPS[node.op].indices else math.lgamma(of + 1) / math.log(2)
             size += Size(theoretical_bits=math.ceil(bits), entropy_bits=bits)
     if node.codes is None:
         return size
@@ -79,24 +73,21 @@ def node_size(node: Node, input_channels: int) -> Size:
 def _weight_size(layer: LayerCodes) -> Size:
     original = math.prod(layer.full_shape)
     structure = sum(_index_bits(len(k), n) for k, n in zip((layer.rows, layer.cols), layer.full_shape, strict=False))
-    if layer.codes is None:
-        count, nonzeros = layer.floats.size, int(np.count_nonzero(layer.floats))
-        entropy = min(FLOAT_BITS * count, FLOAT_BITS * nonzeros + entropy_bits(layer.floats != 0))
-        return Size(count, nonzeros, FLOAT_BITS * count, entropy + structure, original)
-    dense, mask = layer.dense_codes(), layer.kernel_mask()
-    scales = sum(FLOAT_BITS * s.size for s in (layer.scale, layer.negative_scale) if s is not None)
-    width = bits_per_symbol(len(np.unique(layer.codes)))
-    theoretical = width * layer.codes.size + (mask.size if layer.gather is not None else 0)
-    entropy = min(entropy_bits(dense), entropy_bits(mask) + entropy_bits(dense[mask]))
-    nonzeros = int(np.count_nonzero(layer.codes))
-    return Size(layer.codes.size, nonzeros, theoretical + scales, entropy + scales + structure, original)
+    codes, scales = layer.codes, FLOAT_BITS * layer.values.count()
+    width, entropy = FLOAT_BITS, float(FLOAT_BITS * codes.size)
+    if layer.coded:
+        width, entropy = bits_per_symbol(len(np.unique(codes))), entropy_bits(codes)
+    theoretical = width * codes.size + layer.layout.index_bits()
+    entropy += index_entropy(layer.layout.mask)
+    nonzeros = int(np.count_nonzero(codes))
+    return Size(codes.size, nonzeros, theoretical + scales, entropy + scales + structure, original)
 
 
 def sizes(packed: PackedModel) -> dict[str, Size]:
     """Size of every node that holds numbers, by name."""
-    shapes = packed.validate()
+    shapes = packed.shapes
     holders = [node for node in packed.nodes if node.tensors or node.codes is not None]
-    return {n.name: node_size(n, shapes[n.inputs[0]][0] if n.inputs else 0) for n in holders}
+    return {n.name: node_size(n, shapes[n.inputs[0]][0]) for n in holders}
 
 
 def total_size(packed: PackedModel, conv_only: bool = False) -> Size:
@@ -118,7 +109,7 @@ def compressed_code_bytes(packed: PackedModel) -> dict[str, int]:
     """
     parts = []
     for node in packed.layers().values():
-        if node.codes.codes is not None:
+        if node.codes.coded:
             levels, symbols = np.unique(node.codes.dense_codes(), return_inverse=True)
             parts.append(pack(symbols.ravel().astype(np.uint16), max(4, len(levels))))
     data = b"".join(parts)

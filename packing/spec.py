@@ -1,158 +1,102 @@
-"""What is left of a network after training: the narrow waist that the file, the engine and the accounting share."""
+"""What is left of a network after training: the narrow waist that the file, the engines and the accounting share."""
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
+from sparsign.packing.meta import check_meta
+from sparsign.packing.ops import OPS, Node
+from sparsign.packing.ops.base import LIMIT, Shape
+from sparsign.packing.weight import LayerCodes, need
 
+__all__ = ["OPS", "LayerCodes", "Node", "PackedModel"]
 
-@dataclass
-class LayerCodes:
-    """The weight of one conv or linear layer with its removed rows and columns gone.
-
-    Attributes:
-        full_shape: [out, in / groups, kh, kw] or [out, in] before cutting.
-        rows, cols: int64, increasing: the kept indices into the first two axes of `full_shape`.
-        codes: int8 or int16 [rows, cols, kh, kw] ([rows, cols] for linear), or None for a float layer.
-        scale: fp32, 0-dim or [rows]; weight == scale * codes exactly.
-        negative_scale: fp32 of scale's shape: what multiplies negative codes where the two signs differ (TTQ).
-        floats: fp32 weight of the codes' shape where `codes` is None.
-        gather: int64 [rows, D], increasing in each row: filter r reads kept columns gather[r] and nothing else (the
-            kernel-level masks of STQ-B); codes are then [rows, D, kh, kw].
-    """
-
-    full_shape: tuple[int, ...]
-    rows: np.ndarray
-    cols: np.ndarray
-    codes: np.ndarray | None = None
-    scale: np.ndarray | None = None
-    negative_scale: np.ndarray | None = None
-    floats: np.ndarray | None = None
-    gather: np.ndarray | None = None
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Shape of the cut weight, gathered columns spread out: [rows, cols, kh, kw] or [rows, cols]."""
-        return (len(self.rows), len(self.cols), *self.full_shape[2:])
-
-    def dense_codes(self) -> np.ndarray:
-        """Integer codes of `shape`: gathered codes in their columns, 0 elsewhere. Only for coded layers."""
-        if self.gather is None:
-            return self.codes
-        dense = np.zeros(self.shape, self.codes.dtype)
-        dense[np.arange(len(self.rows))[:, None], self.gather] = self.codes
-        return dense
-
-    def kernel_mask(self) -> np.ndarray:
-        """Bool [rows, cols]: the gathered kernels, or those with a nonzero code. Only for coded layers."""
-        if self.gather is None:
-            return self.codes.reshape(*self.codes.shape[:2], -1).any(axis=2)
-        mask = np.zeros(self.shape[:2], bool)
-        mask[np.arange(len(self.rows))[:, None], self.gather] = True
-        return mask
-
-    def weight(self) -> np.ndarray:
-        """fp32 weight of `shape`: exactly scale * codes, or the floats."""
-        if self.codes is None:
-            return self.floats
-        return scaled(self.dense_codes(), self.scale, self.negative_scale)
-
-
-def scaled(codes: np.ndarray, scale: np.ndarray, negative_scale: np.ndarray | None = None) -> np.ndarray:
-    """fp32 scale * codes, one rounding; scales are 0-dim or [rows]."""
-    values = codes.astype(np.float32)
-    spread = (1,) * (codes.ndim - 1)
-    positive = scale.reshape(scale.shape + spread) * values if scale.ndim else scale * values
-    if negative_scale is None:
-        return positive
-    return np.where(codes > 0, positive, scaled(codes, negative_scale))
-
-
-@dataclass
-class Node:
-    """One operation. `inputs` name earlier nodes; every attribute of ATTRS[op] is present in `attrs`.
-
-    tensors: `bias` fp32 [rows] (conv, linear; optional), `scale` and `shift` fp32 [channels] (affine: BN in eval
-    mode, or a learned shift with scale 1), `slope` fp32 [channels] (prelu), `index` int64 (select: channels taken),
-    `index0` and `index1` int64 (add: where the operands' channels go; absent where the operand covers all). A `layer`
-    is a module of a network without a graph: it has no inputs, its tensors are fp32 under their names in the state
-    dict, `codes` its weight if it is a conv or linear layer.
-    """
-
-    op: str
-    name: str
-    inputs: tuple[str, ...] = ()
-    attrs: dict[str, Any] = field(default_factory=dict)
-    tensors: dict[str, np.ndarray] = field(default_factory=dict)
-    codes: LayerCodes | None = None
-
-    def __post_init__(self) -> None:
-        self.attrs = {**ATTRS.get(self.op, {}), **self.attrs}
-
-    @property
-    def is_conv(self) -> bool:
-        """Whether the node has the weight of a conv layer."""
-        return self.codes is not None and len(self.codes.full_shape) == 4
+ELEMENTS = 1 << 28
+"""Largest activation, in values per image, that is believed."""
 
 
 @dataclass
 class PackedModel:
-    """A network as nodes in topological order. Images are [N, *input_shape], fp32, normalised.
+    """A network as nodes in topological order. Images are [N, *input_shape], fp32, normalised; `output`: logits [N, n].
 
-    Without a graph (see `packing.layers`) every node is a `layer`, input_shape is () and output None.
-
-    `meta` is a plain JSON object. Its key `original`, written by `to_packed`, holds `parameters` (of the uncut
-    network) and `dropped`: [name, full shape, coded] of layers of which nothing is left.
+    `meta` is a plain JSON object that `packing.meta` describes.
     """
 
     nodes: list[Node]
     input_shape: tuple[int, ...]
-    output: str | None
+    output: str
     meta: dict[str, Any] = field(default_factory=dict)
-
-    @property
-    def has_graph(self) -> bool:
-        """Whether the nodes say how to run the network."""
-        return self.output is not None
+    bytes_on_disk: dict[str, int] = field(default_factory=dict, init=False, repr=False, compare=False)
+    """Filled in by the reader: bytes of every node in its file, and of the `header`, which is the rest."""
+    _shapes: dict[str, Shape] | None = field(default=None, init=False, repr=False, compare=False)
 
     def layers(self) -> dict[str, Node]:
-        """The nodes with the weight of a conv or linear layer, by name, in order."""
+        """The nodes with a weight, by name, in order."""
         return {node.name: node for node in self.nodes if node.codes is not None}
 
-    def validate(self) -> dict[str, tuple[int, ...]]:
-        """Output shape of every node, without the batch dimension.
+    @property
+    def shapes(self) -> dict[str, Shape]:
+        """Output shape of every node, without the batch dimension: as `validate` found it when it last ran."""
+        return self.validate() if self._shapes is None else self._shapes
+
+    def validate(self) -> dict[str, Shape]:
+        """Infers the shapes anew, and keeps them.
 
         Raises:
             ValueError: anything that would not run: unknown operations, wrong attributes, tensors that do not fit.
         """
-        from sparsign.packing.validation import (
-            infer_shapes,  # the rules are long; the data types stay readable without them
-        )
+        shapes: dict[str, Shape] = {}
+        shape = tuple(self.input_shape)
+        need(len(shape) == 3 and all(1 <= n <= LIMIT for n in shape), f"input shape {list(shape)}, expected [C, H, W]")
+        for position, node in enumerate(self.nodes):
+            try:
+                shapes[node.name] = self._infer(node, position, shapes)
+            except ValueError as error:
+                raise ValueError(f"node {node.name!r} ({node.op}): {error}") from None
+        need(self.output in shapes, f"output {self.output!r} is no node")
+        need(len(shapes[self.output]) == 1, f"output {self.output!r}: expected logits [classes]")
+        check_meta(self.meta)
+        self._shapes = shapes
+        return shapes
 
-        return infer_shapes(self)
+    def _infer(self, node: Node, position: int, shapes: dict[str, Shape]) -> Shape:
+        need(node.name not in shapes, "its name is taken")
+        need(node.op in OPS, f"unknown operation {node.op!r}")
+        need((node.op == "input") == (position == 0), "expected exactly one input, as first node")
+        missing = [name for name in node.inputs if name not in shapes]
+        need(not missing, f"reads {missing[:1]} which no earlier node makes")
+        if position == 0:
+            need(not (node.inputs or node.attrs or node.tensors or node.codes), "expected an input of nothing else")
+            return tuple(self.input_shape)
+        shape = OPS[node.op].infer(node, [shapes[name] for name in node.inputs])
+        need(all(n >= 1 for n in shape), f"its output would have shape {list(shape)}")
+        need(math.prod(shape) <= ELEMENTS, f"its output {list(shape)} is too large")
+        return shape
 
+    def macs(self) -> dict[str, int]:
+        """Multiply-accumulates of one image, of what is stored, by node."""
+        return {node.name: OPS[node.op].macs(node, self.shapes[node.name]) for node in self.nodes}
 
-PAIR = (1, 1)
-ATTRS: dict[str, dict[str, Any]] = {
-    "input": {},
-    "conv": {"stride": PAIR, "padding": (0, 0), "dilation": PAIR, "groups": 1},
-    "linear": {},
-    "affine": {},
-    "relu": {},
-    "prelu": {},
-    "relu6": {},
-    "hardtanh": {"min": -1.0, "max": 1.0},
-    "sign": {},
-    "maxpool": {"kernel": (2, 2), "stride": (2, 2), "padding": (0, 0), "dilation": PAIR, "ceil_mode": False},
-    "avgpool": {"kernel": (2, 2), "stride": (2, 2), "padding": (0, 0), "ceil_mode": False, "count_include_pad": True},
-    "globalavgpool": {},
-    "add": {"channels": 0},
-    "cat": {},
-    "flatten": {},
-    "pad_shortcut": {"stride": 1, "before": 0, "after": 0},
-    "select": {},
-    "layer": {},
-}
-"""Every operation with its attributes' defaults. `add` of operands without index has channels 0."""
+    def activation_bytes(self) -> int:
+        """Bytes of the largest set of fp32 activations that are needed at once, for one image."""
+        last = {source: k for k, node in enumerate(self.nodes) for source in node.inputs}
+        alive = most = 0
+        for k, node in enumerate(self.nodes):
+            alive += 4 * math.prod(self.shapes[node.name])
+            most = max(most, alive)
+            alive -= sum(4 * math.prod(self.shapes[source]) for source in set(node.inputs) if last[source] == k)
+        return most
+
+    def reads_signs(self) -> set[str]:
+        """Names of the nodes whose every input is +1 or -1 wherever it comes from."""
+        signs: set[str] = set()
+        readers: set[str] = set()
+        for node in self.nodes:
+            reads = bool(node.inputs) and all(name in signs for name in node.inputs)
+            if reads:
+                readers.add(node.name)
+            if node.op == "sign" or (reads and OPS[node.op].keeps_signs):
+                signs.add(node.name)
+        return readers

@@ -9,10 +9,13 @@ import torch
 from torch import Tensor, fx, nn
 
 from sparsign.models.channels import Liveness
-from sparsign.models.graph import WEIGHTED, batchnorm_affine, module_of, trace
+from sparsign.models.graph import WEIGHTED, module_of, trace
 from sparsign.models.react import ChannelShift
 from sparsign.packing.encode import Encode, layer_codes
-from sparsign.packing.spec import LayerCodes, Node, PackedModel
+from sparsign.packing.spec import OPS, LayerCodes, Node, PackedModel
+
+RENAMED = {"batchnorm": "affine", "shift": "affine"}
+"""Kinds of torch layers whose operation has another name."""
 
 
 def to_packed(
@@ -21,8 +24,8 @@ def to_packed(
     """Pack a trained model; its logits (eval mode, fp32) do not change.
 
     Args:
-        encode: layer -> (integer codes of the weight's shape, fp32 scale: 0-dim, one per filter, or a (positive,
-            negative) pair of such), or None for a layer that stays float.
+        encode: layer -> its integer codes and how they become numbers, or None for a layer that stays float; see
+            `packing.encode.Encode`.
         input_shape: (C, H, W) of one image.
         meta: plain JSON values to carry along, e.g. class names, mean and std.
 
@@ -77,21 +80,16 @@ class _Builder:
             self.present[node] = np.zeros(len(self.live.keep[node]), bool)
         elif kind == "identity":
             self._alias(node, node.args[0])
-        elif kind in ("batchnorm", "shift"):
-            present = self.present[node.args[0]]
-            scale, shift = (t.numpy()[present] for t in batchnorm_affine(module))
-            self._emit("affine", node, [node.args[0]], present, tensors={"scale": scale, "shift": shift})
-        elif kind == "prelu":
-            present = self.present[node.args[0]]
-            slope = module.weight.detach().float().cpu().expand(len(present)).numpy()[present]
-            self._emit("prelu", node, [node.args[0]], present, tensors={"slope": slope})
         elif kind == "flatten":
             source = self.present[node.args[0]]
             self._emit(kind, node, [node.args[0]], np.repeat(source, len(self.live.keep[node]) // len(source)))
         elif kind == "pad_shortcut":
             self._pad_shortcut(node, module)
         else:
-            self._emit(kind, node, [node.args[0]], self.present[node.args[0]], _attrs(kind, module))
+            op = OPS[RENAMED.get(kind, kind)]
+            present = self.present[node.args[0]]
+            tensors = {name: _channels(tensor, present) for name, tensor in op.arrays(module).items()}
+            self._emit(op.name, node, [node.args[0]], present, op.attributes(module), tensors)
 
     def _emit(
         self,
@@ -140,14 +138,13 @@ class _Builder:
             self.present[node] = keep
             self.dropped.append([node.target, list(full_shape), encoded is not None])
             return
-        attrs: dict[str, Any] = {}
-        cols = np.flatnonzero(reads)
-        if kind == "conv":
-            attrs = {name: tuple(getattr(module, name)) for name in ("stride", "padding", "dilation")}
-            attrs["groups"] = 1 if module.groups == 1 else module.groups * int(reads.sum()) // len(reads)  # go whole
-            cols = cols if module.groups == 1 else np.arange(full_shape[1])
-        codes = layer_codes(node.target, module, encoded, np.flatnonzero(keep), cols, attrs.get("groups", 1))
-        tensors = {} if module.bias is None else {"bias": module.bias.detach().float().cpu().numpy()[keep]}
+        op, groups = OPS[kind], getattr(module, "groups", 1)
+        attrs, cols = op.attributes(module), np.flatnonzero(reads)
+        if groups > 1:
+            attrs["groups"] = groups * int(reads.sum()) // len(reads)  # they go whole
+            cols = np.arange(full_shape[1])
+        codes = layer_codes(node.target, module, encoded, np.flatnonzero(keep), cols)
+        tensors = {name: tensor.numpy()[keep] for name, tensor in op.arrays(module).items()}
         source = self._select(node.args[0], reads, node)
         self._emit(kind, node, [node.args[0]], keep, attrs, tensors, codes, [source])
 
@@ -174,18 +171,6 @@ class _Builder:
         self._emit("pad_shortcut", node, [node.args[0]], np.concatenate([before, source, after]), attrs)
 
 
-def _attrs(kind: str, module: nn.Module) -> dict[str, Any]:
-    def pair(value: int | tuple[int, int]) -> tuple[int, int]:
-        return (value, value) if isinstance(value, int) else tuple(value)
-
-    if kind == "hardtanh":
-        return {"min": float(module.min_val), "max": float(module.max_val)}
-    if kind not in ("maxpool", "avgpool"):
-        return {}
-    if getattr(module, "divisor_override", None) is not None:
-        raise ValueError(f"avgpool with divisor_override={module.divisor_override}: expected None")
-    attrs = {"kernel": pair(module.kernel_size), "stride": pair(module.stride), "padding": pair(module.padding)}
-    attrs["ceil_mode"] = module.ceil_mode
-    if kind == "maxpool":
-        return {**attrs, "dilation": pair(module.dilation)}
-    return {**attrs, "count_include_pad": module.count_include_pad}
+def _channels(tensor: Tensor, present: np.ndarray) -> np.ndarray:
+    """A parameter per channel, of the channels that are there; one for all stays."""
+    return tensor.numpy()[present] if len(tensor) == len(present) else tensor.numpy()

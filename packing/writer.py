@@ -1,78 +1,144 @@
-"""A packed model as a JSON header and the byte sections it refers to; `packing.file` tells the layout."""
+"""A packed model as a JSON header and the bytes of its arrays; `packing/FORMAT.md` describes both."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
-from sparsign.packing.codecs import CODECS, deflate
-from sparsign.packing.spec import ATTRS, LayerCodes, PackedModel
+from sparsign.packing.codecs import CODECS, STREAMS
+from sparsign.packing.coding import coders
+from sparsign.packing.encode import entropy_bits
+from sparsign.packing.floats import FLOAT_CODECS, PRECISIONS, precision, to_bits
+from sparsign.packing.layouts import Dense
+from sparsign.packing.spec import OPS, LayerCodes, Node, PackedModel
+from sparsign.packing.values import Floats
 
-Section = tuple[list[Any], bytes]
-"""A section's entry in the header and its bytes."""
-
-
-def _shortest(kind: str, candidates: dict[str, bytes], *rest: Any) -> Section:
-    codec = min(candidates, key=lambda name: len(candidates[name]))
-    return [kind, codec, len(candidates[codec]), *rest], candidates[codec]
-
-
-def _floats(array: np.ndarray) -> Section:
-    raw = array.astype("<f4").tobytes()
-    return _shortest("f", {"raw": raw, "deflate": deflate(raw)}, list(array.shape))
+Entry = list[Any]
+SLOW_CODES = 1 << 19
+"""Most codes that are coded by a model where the coder was not compiled (half a minute)."""
 
 
-def _bitmap(members: np.ndarray) -> Section:
-    symbols = members.ravel().astype(np.uint16)
-    return _shortest("b", {name: codec.encode(symbols, 2) for name, codec in CODECS.items()}, members.size)
+@dataclass
+class Integers:
+    """An integer array on its way into the file.
+
+    Attributes:
+        array: the numbers as they lie in the weight (or a flat list of flags).
+        kernels: bool [rows, cols]: the kernels of `array` that are stored; None for all.
+        levels: listed in a section's entry where the reader cannot know them.
+        entry: the header's, filled in once it is decided: [] in the stream, [codec, bytes, ...] for a section.
+    """
+
+    array: np.ndarray
+    kernels: np.ndarray | None = None
+    levels: np.ndarray | None = None
+    entry: Entry = field(default_factory=list)
+
+    def section(self) -> tuple[Entry, bytes]:
+        """The shortest coding on its own."""
+        stored = self.array if self.kernels is None else self.array[self.kernels]
+        levels = np.arange(2) if self.levels is None else self.levels
+        coded = {name: codec.encode(stored, levels) for name, codec in CODECS.items()}
+        name = min(coded, key=lambda name: len(coded[name][1]))
+        parameters, data = coded[name]
+        listed = [] if self.levels is None else [self.levels.tolist()]
+        return [name, len(data), *listed, *parameters], data
 
 
-def _integers(values: np.ndarray) -> Section:
-    least = int(values.min(initial=0))
-    offsets = values.ravel().astype(np.int64) - least
-    counts = np.bincount(offsets, minlength=1)
-    levels = np.flatnonzero(counts)
-    symbols = (np.cumsum(counts > 0) - 1).astype(np.uint16)[offsets]
-    encoded = {name: codec.encode(symbols, max(1, len(levels))) for name, codec in CODECS.items()}
-    return _shortest("c", encoded, values.size, (levels + least).tolist() or [0])
+@dataclass
+class Payload:
+    """The arrays of a file as they are added: floats to a pool per precision, integers to a list."""
+
+    structure: list[Integers] = field(default_factory=list)
+    codes: list[Integers] = field(default_factory=list)
+    pools: dict[str, list[np.ndarray]] = field(default_factory=lambda: {kind: [] for kind in PRECISIONS})
+
+    def floats(self, array: np.ndarray) -> Entry:
+        """[precision, *shape]."""
+        kind = precision(array)
+        self.pools[kind].append(to_bits(array, kind))
+        return [kind, *array.shape]
+
+    def flags(self, flags: np.ndarray) -> Entry:
+        """The entry of an array of booleans."""
+        self.structure.append(Integers(flags.astype(np.uint8)))
+        return self.structure[-1].entry
+
+    def close(self) -> tuple[list[Entry], list[Entry], bytes]:
+        """(entries of the pools, entries of the two streams, all bytes)."""
+        entries, blobs = [], []
+        for kind, arrays in self.pools.items():
+            if arrays:
+                bits = np.concatenate(arrays)
+                coded = {name: codec.encode(bits, kind) for name, codec in FLOAT_CODECS.items()}
+                name = min(coded, key=lambda name: len(coded[name]))
+                entries.append([kind, name, len(coded[name]), len(bits)])
+                blobs.append(coded[name])
+        streams = []
+        for arrays in (self.structure, self.codes):
+            stream, data = _code_together(arrays)
+            streams.append(stream)
+            blobs.append(data)
+        return entries, streams, b"".join(blobs)
 
 
-class _Sections:
-    def __init__(self) -> None:
-        self.table: list[list[Any]] = []
-        self.blobs: list[bytes] = []
+def _code_together(arrays: list[Integers]) -> tuple[Entry, bytes]:
+    """(entry of the stream, its bytes and those of the sections): arrays that gain nothing by a model stay apart."""
+    apart = [array.section() for array in arrays]
+    best: tuple[int, Entry, bytes, list[int]] = (sum(len(data) for _, data in apart), [], b"", [])
+    affordable = coders.COMPILED or sum(array.array.size for array in arrays) <= SLOW_CODES
+    for name, stream in STREAMS.items() if affordable else ():
+        chosen = [k for k, array in enumerate(arrays) if not _noise(array, len(apart[k][1]), stream)]
+        data = stream.encode([arrays[k].array for k in chosen], [arrays[k].kernels for k in chosen]) if chosen else b""
+        total = len(data) + sum(len(blob) for k, (_, blob) in enumerate(apart) if k not in chosen)
+        if chosen and total < best[0]:
+            best = (total, [name, len(data)], data, chosen)
+    _, entry, data, chosen = best
+    for k, array in enumerate(arrays):
+        if k not in chosen:
+            array.entry[:] = apart[k][0]
+    return entry, data + b"".join(blob for k, (_, blob) in enumerate(apart) if k not in chosen)
 
-    def add(self, section: Section) -> int:
-        """The section's position."""
-        entry, blob = section
-        self.table.append(entry)
-        self.blobs.append(blob)
-        return len(self.table) - 1
+
+def _noise(integers: Integers, alone: int, stream: Any) -> bool:
+    """Whether a large array is as long under a model as on its own: binary weights trained from scratch."""
+    bits = entropy_bits(integers.array if integers.kernels is None else integers.array[integers.kernels])
+    if alone < 256 or bits < 0.99 * 8 * alone:
+        return False
+    return len(stream.encode([integers.array], [integers.kernels])) >= alone
 
 
-def to_header(packed: PackedModel) -> tuple[dict[str, Any], list[bytes]]:
-    """(header, sections) of a valid packed model. Attributes at their defaults are left out."""
-    sections, position = _Sections(), {}
-    nodes = []
-    for node in packed.nodes:
-        position[node.name] = len(nodes)
-        attrs = {name: value for name, value in node.attrs.items() if value != ATTRS[node.op][name]}
-        tensors = {}
-        for name, tensor in node.tensors.items():
-            index = tensor.dtype == np.int64
-            section = _bitmap(_members(tensor, tensor[-1] + 1)) if index else _floats(tensor)
-            tensors[name] = sections.add(section)
-        codes = None if node.codes is None else _dump_layer(node.codes, sections)
-        nodes.append([node.op, node.name, [position[name] for name in node.inputs], attrs, tensors, codes])
-    header = {
-        "nodes": nodes,
-        "input": list(packed.input_shape),
-        "output": position.get(packed.output),
-        "meta": packed.meta,
-        "sections": sections.table,
-    }
-    return header, sections.blobs
+def to_header(packed: PackedModel) -> tuple[dict[str, Any], bytes]:
+    """(header, payload) of a valid packed model. What stands at its default is left out."""
+    payload, position = Payload(), {node.name: k for k, node in enumerate(packed.nodes)}
+    nodes = [_node(node, k, position, payload) for k, node in enumerate(packed.nodes)]
+    header: dict[str, Any] = {"input": list(packed.input_shape), "nodes": nodes, "meta": packed.meta}
+    if position[packed.output] != len(nodes) - 1:
+        header["output"] = position[packed.output]
+    header["pools"], header["streams"], data = payload.close()
+    return header, data
+
+
+def _node(node: Node, place: int, position: dict[str, int], payload: Payload) -> Entry:
+    """[op, name, inputs as distances back, attributes, tensors, weight], cut behind the last that is no default."""
+    op = OPS[node.op]
+    attrs = {name: value for name, value in node.attrs.items() if value != op.attrs[name]}
+    tensors: dict[str, Any] = {}
+    for name, tensor in node.tensors.items():
+        if name in op.indices:
+            tensors[name] = [int(tensor[-1]) + 1, payload.flags(_members(tensor, int(tensor[-1]) + 1))]
+        elif name in op.orders:
+            tensors[name] = tensor.tolist()
+        else:
+            tensors[name] = payload.floats(tensor)
+    weight = {} if node.codes is None else _weight(node.codes, payload)
+    inputs = [place - position[name] for name in node.inputs]
+    record = [node.op, node.name, [] if inputs == [1] else inputs, attrs, tensors, weight]
+    while not record[-1]:
+        record.pop()
+    return record
 
 
 def _members(index: np.ndarray, size: int) -> np.ndarray:
@@ -81,21 +147,24 @@ def _members(index: np.ndarray, size: int) -> np.ndarray:
     return members
 
 
-def _dump_layer(layer: LayerCodes, sections: _Sections) -> dict[str, Any]:
+def _weight(layer: LayerCodes, payload: Payload) -> dict[str, Any]:
     record: dict[str, Any] = {"shape": list(layer.full_shape)}
-    for name, index, full in zip(("rows", "cols"), (layer.rows, layer.cols), layer.full_shape, strict=False):
+    for name, index, full in (("rows", layer.rows, layer.full_shape[0]), ("cols", layer.cols, layer.full_shape[1])):
         if len(index) < full:
-            record[name] = sections.add(_bitmap(_members(index, full)))
-    if layer.codes is None:
-        return {**record, "floats": sections.add(_floats(layer.floats))}
-    record["scale"] = sections.add(_floats(layer.scale))
-    if layer.negative_scale is not None:
-        record["negative"] = sections.add(_floats(layer.negative_scale))
-    dense, mask = layer.dense_codes(), layer.kernel_mask()
-    kernels = dense.reshape(*dense.shape[:2], -1)
-    split = [_bitmap(mask), _integers(kernels[mask])]
-    plain = _integers(dense)
-    if layer.gather is not None or sum(len(blob) for _, blob in split) < len(plain[1]):
-        record.update(zip(("kernels", "codes"), map(sections.add, split), strict=True))
-        return {**record, "gather": 1} if layer.gather is not None else record
-    return {**record, "codes": sections.add(plain)}
+            record[name] = [len(index), payload.flags(_members(index, full))]
+    if not isinstance(layer.layout, Dense):
+        record["layout"] = layer.layout.name
+        if layer.layout.mask is not None:
+            record["mask"] = payload.flags(layer.layout.mask)
+        if getattr(layer.layout, "width", 1) != 1:
+            record["width"] = layer.layout.width
+    if isinstance(layer.values, Floats):
+        record["codes"] = payload.floats(layer.codes)[0]
+        return record
+    levels = np.unique(layer.codes).astype(np.int64) if layer.codes.size else np.zeros(1, np.int64)
+    payload.codes.append(Integers(layer.dense_codes(), layer.layout.kernels(), levels))
+    record["codes"] = payload.codes[-1].entry
+    record["values"] = [layer.values.name]
+    for value in vars(layer.values).values():
+        record["values"].append(payload.floats(value) if isinstance(value, np.ndarray) else value)
+    return record

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from importlib.metadata import version
 from typing import Any
 
 from omegaconf import DictConfig
 
+from sparsign.datamodules import registry as datasets
+from sparsign.datamodules.base import ImageData
+from sparsign.models import registry as models
 from sparsign.pipeline import build
 from sparsign.pipeline.trained import Trained
 
@@ -20,12 +24,17 @@ def packed_meta(config: DictConfig, run: Trained) -> dict[str, Any]:
     held_out = [row["val_top1"] for row in run.folder.read_metrics() if "val_top1" in row]
     return {
         "sparsign": version("sparsign"),
-        "model": {k: v for k, v in plain["model"].items() if k != "pretrained"}
-        | {"options": build.given(plain["model"]["options"])},
+        "model": {
+            "name": _registered(plain["model"], models.path),
+            "form": plain["model"]["form"],
+            "options": build.given(plain["model"]["options"]),
+        },
         "dataset": {
-            k: plain["dataset"][k] for k in ("_target_", "name", "channels", "image_size", "num_classes", "mean", "std")
+            "name": _registered(plain["dataset"], datasets.path),
+            "mean": plain["dataset"]["mean"],
+            "std": plain["dataset"]["std"],
         }
-        | ({"class_names": list(run.data.class_names)} if run.data.class_names else {}),
+        | _class_names(run.data),
         "compressor": {"name": plain["compressor"]["name"]} | run.compressor.accounting(),
         "seed": plain["seed"],
         "accuracy": {
@@ -35,3 +44,15 @@ def packed_meta(config: DictConfig, run: Trained) -> dict[str, Any]:
             "trained_top1": run.top1[names[-1]],
         },
     }
+
+
+def _registered(group: dict[str, Any], path: Callable[[str], str | None]) -> str:
+    """The group's name, marked where our registry knows another class or function under it, or none."""
+    known = path(group["name"]) == group["_target_"]
+    return group["name"] if known else f"{group['name']} (unregistered)"
+
+
+def _class_names(data: ImageData) -> dict[str, list[str]]:
+    """The classes' names, of sets whose folders decide them: those of the others go without saying."""
+    own = data.class_names is not None and data.class_names is not type(data).class_names
+    return {"class_names": list(data.class_names)} if own else {}

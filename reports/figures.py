@@ -123,7 +123,8 @@ def speeds(rows: Sequence[dict[str, Any]]) -> str:
         colors = [PALE if row["engine"].startswith("torch ") else BLUE for row in mine]
         ax.barh(range(len(mine)), [row["milliseconds"] for row in mine], height=0.62, color=colors)
         for place, row in enumerate(mine):
-            text = f"{row['milliseconds']:.3g} ms, {row['ratio_to_torch_fp32']:.2f}×"
+            ratio = row["ratio_to_torch_fp32"]
+            text = f"{row['milliseconds']:.3g} ms" + ("" if ratio is None else f", {ratio:.2f}×")
             ax.annotate(text, (row["milliseconds"], place), (5, 0), textcoords="offset points", va="center", fontsize=8)
         ax.set_yticks(range(len(mine)), [row["engine"] for row in mine])
         ax.invert_yaxis()

@@ -93,7 +93,7 @@ def _headline(report: dict[str, Any]) -> list[tuple[str, str, bool]]:
         (percent(structure["pfr"]), f"of the {units(structure['pfr_unit'])} pruned", False),
     ]
     row = fastest(report)
-    if row:
+    if row and row["ratio_to_torch_fp32"] is not None:
         entries.append((f"{row['ratio_to_torch_fp32']:.2f}×", f"speed of torch fp32, batch {row['batch']}", False))
     known = {True: "identical", False: "different", None: "no proof"}[proved]
     return [*entries, (known, "predictions after reloading the file", proved is False)]

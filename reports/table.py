@@ -73,7 +73,7 @@ def reload_line(reload: dict[str, Any]) -> tuple[bool | None, str]:
 def fastest(report: dict[str, Any]) -> dict[str, Any] | None:
     """The speed row of the packed engine with the largest ratio to torch fp32; None when speed was not measured."""
     rows = [row for row in report["speed"] if not row["engine"].startswith("torch ")]
-    return max(rows, key=lambda row: row["ratio_to_torch_fp32"], default=None)
+    return max(rows, key=lambda row: row["ratio_to_torch_fp32"] or 0, default=None)
 
 
 def near(path: str | Path) -> str:
@@ -102,7 +102,8 @@ def summary(report: dict[str, Any], folder: str | Path) -> Table:
     row = fastest(report)
     if row:
         where = f"batch {row['batch']}, {row['threads']} thread{'s' if row['threads'] > 1 else ''}, {row['isa']}"
-        ratio = f"{row['ratio_to_torch_fp32']:.2f} times torch fp32"
+        times = row["ratio_to_torch_fp32"]
+        ratio = "the uncut network is not in our registry" if times is None else f"{times:.2f} times torch fp32"
         table.add_row("fastest", f"{row['engine']}: {row['milliseconds']:.2f} ms, {ratio} ({where})")
     bounds = "\n".join(f"{text} ({of})" for of, text in speedups(report["theory"]))
     if bounds:

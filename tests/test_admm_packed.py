@@ -4,13 +4,13 @@ import numpy as np
 import pytest
 import torch
 from plain_loop import run
+from tiny_nets import layer as packed_layer
 from torch import nn
 
 from sparsign.compressors.admm import ADMM
 from sparsign.compressors.parts.transforms import encode_layer
 from sparsign.evaluation.storage import layer_storage
 from sparsign.packing.file import read, write
-from sparsign.packing.spec import LayerCodes
 from sparsign.packing.trace import to_packed
 
 
@@ -68,7 +68,7 @@ def test_index_bits_equal_an_encoding_that_can_be_read_back(density, levels):
     bits = {r: len(entries) * (value_bits + r) for r, entries in streams.items()}
     best = min(bits, key=bits.get)
 
-    layer = LayerCodes(codes.shape, np.arange(20), np.arange(10), codes.astype(np.int8), np.ones((), np.float32))
+    layer = packed_layer(codes.astype(int))
     row = layer_storage(layer)
 
     assert (row["index_bits"], row["irregular_bits"]) == (best, bits[best])
@@ -82,6 +82,6 @@ def test_empty_columns_of_the_im2col_matrix_cost_a_flag_bit_each():
     """Column pruning empties positions of a kernel, which the cut of rows and channels cannot take away."""
     codes = np.where(np.random.default_rng(0).random((16, 4, 3, 3)) < 0.5, -1, 1)
     codes[:, :, [0, 0, 2], [0, 2, 1]] = 0  # 6 of 9 columns of every channel are left
-    layer = LayerCodes((32, 4, 3, 3), np.arange(16), np.arange(4), codes.astype(np.int8), np.ones((), np.float32))
+    layer = packed_layer(codes.astype(int), full=(32, 4, 3, 3))
     row = layer_storage(layer)
     assert row["dense_bits"] == 32 * 36 * 2 and row["structured_bits"] == 16 * 24 * 1 + 36

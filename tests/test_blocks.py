@@ -10,13 +10,13 @@ from torch.nn import functional as F
 from sparsign.compressors.base import Stage
 from sparsign.compressors.parts.transforms import encode_layer
 from sparsign.compressors.stq_a import STQA
+from sparsign.evaluation.structure import pruned_ratio
 from sparsign.kernels.reference import ReferenceEngine
 from sparsign.models.binary_blocks import BiRealBlock, PlainBlock, PreactBlock, ReactBlock, build_block
 from sparsign.models.react import ChannelShift, rprelu, rsign
 from sparsign.models.resnet import StagedResNet
 from sparsign.models.shortcuts import SHORTCUTS, DuplicateShortcut, build_shortcut
 from sparsign.packing.file import dumps, loads
-from sparsign.packing.structure import structure
 from sparsign.packing.trace import to_packed
 
 
@@ -147,7 +147,7 @@ def test_a_pruned_block_is_reloaded_bit_for_bit(block, shortcut):
     """Only 3x3 convs are pruned: sums over +1 / -1 are exact, and every float sum keeps its order."""
     net = small_net(block, shortcut)
     packed = pruned_and_packed(net, ["first", "last", "downsample"])
-    assert structure(packed).pfr == 0.5
+    assert pruned_ratio(packed, "filter") == 0.5
     with torch.no_grad():
         assert torch.equal(ReferenceEngine(packed)(IMAGES), net(IMAGES))
 

@@ -42,7 +42,7 @@ def test_cut_net_equals_masked_net(name, seed):
     net = prune(build(name, seed), ratio=0.1 * seed)
     packed = to_packed(net, floats, INPUT)
     torch.testing.assert_close(ReferenceEngine(packed)(IMAGES), logits(net), atol=1e-4, rtol=0)
-    kept = sum(node.codes.floats.size for node in packed.layers().values())
+    kept = sum(np.prod(node.codes.shape) for node in packed.layers().values())
     if seed > 2:
         assert kept < 0.8 * sum(layer.weight.numel() for layer in layers(net).values())
 
@@ -77,8 +77,8 @@ def test_removed_rows_and_columns_are_really_gone():
         net[10].weight.view(6, 7, 9)[:, 3, 2:5] = 0
     layers = to_packed(net, floats, INPUT).layers()
     assert layers["2"].codes.rows.tolist() == layers["7"].codes.cols.tolist() == [0, 2, 3, 5, 7, 8]
-    assert layers["7"].codes.floats.shape == (7, 6, 3, 3)
-    assert layers["10"].codes.floats.shape == (6, 60)
+    assert layers["7"].codes.weight().shape == (7, 6, 3, 3)
+    assert layers["10"].codes.weight().shape == (6, 60)
 
 
 def test_a_wholly_dead_branch_leaves_no_node():
@@ -150,7 +150,8 @@ def test_weights_are_exactly_scale_times_codes(per_filter, two_signs):
     scale = (positive, negative) if two_signs else positive
     packed = to_packed(net, lambda layer: (codes, scale) if layer is net[2] else None, INPUT)
     layer = packed.layers()["2"].codes
-    assert layer.codes.dtype == np.int16 and layer.scale.shape == ((len(layer.rows),) if per_filter else ())
+    sizes = {array.shape for array in layer.values.arrays().values()}
+    assert layer.codes.dtype == np.int16 and sizes == {(len(layer.rows),) if per_filter else ()}
     assert np.array_equal(layer.weight(), weight.numpy()[np.ix_(layer.rows, layer.cols)])
     torch.testing.assert_close(ReferenceEngine(packed)(IMAGES), logits(net), atol=1e-3, rtol=1e-5)
 
@@ -175,7 +176,7 @@ def test_equal_fan_in_becomes_a_gather(seed, ternary):
     packed = to_packed(net, unit_codes, INPUT)
     layer = packed.layers()["3"].codes
     assert layer.codes.shape == (9, 5, 3, 3) and set(np.unique(layer.codes)) == ({-1, 0, 1} if ternary else {-1, 1})
-    assert [row.nonzero().flatten().tolist() for row in mask] == layer.gather.tolist()
+    assert [row.nonzero().flatten().tolist() for row in mask] == layer.layout.columns.tolist()
     assert np.array_equal(layer.weight(), net[3].weight.detach().numpy())
     assert torch.equal(ReferenceEngine(packed)(IMAGES), logits(net))
 

@@ -12,7 +12,6 @@ from torch import fx, nn
 from sparsign.models.alexnet import alexnet
 from sparsign.models.chain import ORDERS
 from sparsign.models.checks import check_takes
-from sparsign.models.detection import maskrcnn_resnet50_fpn
 from sparsign.models.lenet import lenet5
 from sparsign.models.mobilenet import mobilenet_v2
 from sparsign.models.nin import nin
@@ -340,16 +339,6 @@ def test_unreadable_weights_file_is_one_clear_line(tmp_path, content):
     with pytest.raises(ValueError, match=r"net\.th") as error:
         load_pretrained(resnet20(10, 3, 32, "float"), path)
     assert "\n" not in str(error.value)
-
-
-def test_mask_rcnn_has_torchvisions_parts_and_heads():
-    with torch.device("meta"):
-        model = maskrcnn_resnet50_fpn(5, 3, 256, "float")
-    assert model.roi_heads.box_predictor.cls_score.out_features == 5
-    assert model.roi_heads.mask_predictor.mask_fcn_logits.out_channels == 5
-    assert all(p.requires_grad for p in model.backbone.parameters())
-    with pytest.raises(ValueError, match=r"dataset\.channels=1"):
-        maskrcnn_resnet50_fpn(5, 1, 256, "float")
 
 
 @pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.stem)

@@ -31,8 +31,8 @@ from sparsign.compressors.parts.transforms import (
 from sparsign.compressors.parts.unit_ternary import UnitTernary
 from sparsign.compressors.ptq import PTQ
 from sparsign.models.resnet import resnet18
-from sparsign.packing.layers import pack_layers
 from sparsign.packing.size import compressed_code_bytes, total_size
+from sparsign.packing.trace import to_packed
 
 
 def make_model():
@@ -351,11 +351,11 @@ def test_size_of_imagenet_resnet18_follows_the_table():
     for _, layer in transformed(model):
         nn.init.normal_(latent(layer))
     at(model, compressor, "prune", "quantize")
-    packed = pack_layers(model.eval(), encode_layer)
+    packed = to_packed(model.eval(), encode_layer, (3, 224, 224))
     found = compressed_code_bytes(packed)
     layers = [node.codes for node in packed.layers().values()]
     floats = sum(t.size for node in packed.nodes for t in node.tensors.values())
-    floats += sum((c.floats if c.codes is None else c.scale).size for c in layers)
+    floats += sum(c.values.count() if c.coded else c.codes.size for c in layers)
     found["entropy"] = total_size(packed).entropy_bound_bytes - 4 * floats
     # kB of random codes of all layers but conv1, without floats; at two bits 11,669,504 / 4 bytes
     expected = {"packed": 2917.376, "gzip": 1581, "xz": 1399, "entropy": 1345}

@@ -5,6 +5,7 @@ import json
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hydra import compose, initialize_config_dir
 from rich.console import Console
@@ -31,6 +32,9 @@ def layer(name="conv1", op="conv", kept=6, **change):
         "nonzeros": kept * 27,
         "nonzero_weights": kept * 27,
         "kept_weights": kept * 27,
+        "layout": "dense",
+        "values": "scale",
+        "macs": kept * 27,
         "float_bytes": 864,
         "packed_bytes": 21,
         "order0_bytes": 21,
@@ -76,7 +80,13 @@ def a_report(top1=0.9, packed_bytes=1000, unit="filter", compressor="stq_a", val
         "layers": [layer(), layer("conv2", kept=0, packed_bytes=0, levels=None)],
         "size": {**counts, "conv": counts, "codes": {"packed": 40, "gzip": 30, "xz": 60}},
         "speed": [speed("torch fp32", 4.0, 1.0), speed("torch bf16", 2.0, 2.0), speed("native", 0.5, 8.0)],
-        "reload": {"identical_predictions": True, "max_logit_error": 0.0, "compared_images": 10000},
+        "reload": {
+            "identical_predictions": True,
+            "epsilon": 1e-3,
+            "bit_equal": True,
+            "max_logit_error": 0.0,
+            "compared_images": 10000,
+        },
         "theory": {
             "label": "theoretical",
             "s1": 64,
@@ -339,20 +349,13 @@ def config(*overrides):
 def run_folder(tmp_path):
     meta = {
         "model": {"name": "tiny"},
-        "dataset": {
-            "_target_": "sparsign.datamodules.digits.Digits",
-            "name": "digits",
-            "channels": 1,
-            "image_size": 32,
-            "num_classes": 10,
-            "mean": [0.172],
-            "std": [0.32],
-        },
+        "dataset": {"name": "digits", "mean": [0.172], "std": [0.32]},
         "compressor": {"name": "none", "pfr_unit": "filter"},
     }
     nodes = [Node("input", "input"), Node("avgpool", "pool", ("input",), {"kernel": (8, 8), "stride": (8, 8)})]
     nodes.append(Node("flatten", "flatten", ("pool",)))
-    write(PackedModel(nodes, (1, 32, 32), "flatten", meta), tmp_path / "model.sparsign")
+    nodes.append(Node("select", "ten", ("flatten",), {}, {"index": np.arange(10)}))
+    write(PackedModel(nodes, (1, 32, 32), "ten", meta), tmp_path / "model.sparsign")
     return tmp_path
 
 

@@ -9,29 +9,23 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tiny_nets import quantised, regular
+from tiny_nets import layer, quantised, regular
 
-from sparsign.packing.file import PREAMBLE, dumps
+from sparsign.evaluation.storage import irregular_index_bits
+from sparsign.packing.encode import laid_out
+from sparsign.packing.file import dumps, loads
 from sparsign.packing.size import compressed_code_bytes, node_size, sizes, total_size
-from sparsign.packing.spec import LayerCodes, Node, PackedModel
-from sparsign.packing.structure import irregular_index_bits, layer_structure, structure
+from sparsign.packing.spec import Node, PackedModel
+from sparsign.packing.values import Floats
 
 
 def one_conv(codes, scale=None, **kept):
     """A packed net of one coded conv and a float classifier without bias."""
     rows, cols = codes.shape[:2]
-    full = kept.get("full", codes.shape)
-    layer = LayerCodes(
-        full,
-        kept.get("rows", np.arange(rows)),
-        kept.get("cols", np.arange(cols)),
-        codes.astype(np.int8),
-        np.ones((), np.float32) if scale is None else scale,
-    )
-    head = LayerCodes((2, rows), np.arange(2), np.arange(rows), floats=np.ones((2, rows), np.float32))
+    head = layer(np.ones((2, rows), np.float32))
     nodes = [
         Node("input", "input"),
-        Node("conv", "conv", ("input",), codes=layer),
+        Node("conv", "conv", ("input",), codes=layer(codes.astype(int), scale, **kept)),
         Node("affine", "bn", ("conv",), tensors={k: np.ones(rows, np.float32) for k in ("scale", "shift")}),
         Node("globalavgpool", "pool", ("bn",)),
         Node("flatten", "flat", ("pool",)),
@@ -49,11 +43,9 @@ def test_sizes_by_hand():
     conv = sizes(packed)["conv"]
     assert (conv.parameters, conv.nonzeros, conv.original_parameters) == (288, 96, 576)
     assert conv.theoretical_bits == 288 * 2 + 8 * 32
-    # a third of all weights, in 10 full kernels and one of 6 codes; kept rows: 16 equally likely bits
+    # a third of all weights; kept rows: 16 equally likely bits
     plain = 288 * -(2 / 3 * math.log2(2 / 3) + 2 * 1 / 6 * math.log2(1 / 6))
-    mask = 32 * -(11 / 32 * math.log2(11 / 32) + 21 / 32 * math.log2(21 / 32))
-    inner = 99 * -(3 / 99 * math.log2(3 / 99) + 2 * 48 / 99 * math.log2(48 / 99))
-    assert conv.entropy_bits == pytest.approx(min(plain, mask + inner) + 8 * 32 + 16)
+    assert conv.entropy_bits == pytest.approx(plain + 8 * 32 + 16)
     total = total_size(packed)
     assert total.parameters == 288 + 16 + 16 and total.original_parameters == 5000 and total.float_bytes == 20000
     assert total.theoretical_bits == conv.theoretical_bits + 32 * 32
@@ -64,39 +56,28 @@ def test_sizes_by_hand():
 def test_a_pruned_float_layer_is_bounded_by_its_nonzeros_and_their_places():
     weight = np.zeros((8, 4, 3, 3), np.float32)
     weight.reshape(-1)[:36] = 1.5
-    layer = LayerCodes(weight.shape, np.arange(8), np.arange(4), floats=weight)
     places = 288 * -(1 / 8 * math.log2(1 / 8) + 7 / 8 * math.log2(7 / 8))
-    node = Node("conv", "conv", codes=layer)
-    assert node_size(node, 4).entropy_bits == pytest.approx(36 * 32 + places)
-    layer.floats = np.ones_like(weight)
-    assert node_size(node, 4).entropy_bits == 288 * 32
+    weight.ravel()[:72:2], weight.ravel()[1:72:2] = 1.5, 0  # no whole kernels
+    found = laid_out(weight.shape, np.arange(8), np.arange(4), weight, Floats())
+    size = node_size(Node("conv", "conv", codes=found), 4)
+    assert found.layout.name == "irregular"
+    assert (size.parameters, size.entropy_bits) == (36, pytest.approx(36 * 32 + places))
+    full = laid_out(weight.shape, np.arange(8), np.arange(4), np.ones_like(weight), Floats())
+    assert node_size(Node("conv", "conv", codes=full), 4).entropy_bits == 288 * 32
 
 
-def test_dropped_layers_count_as_original_and_as_removed():
+def test_dropped_layers_count_as_original():
     packed = one_conv(np.ones((8, 4, 3, 3)))
     packed.meta["original"]["dropped"] = [["gone", [10, 5, 3, 3], True], ["float", [3, 3, 1, 1], False]]
     assert total_size(packed, conv_only=True).original_parameters == 288 + 450 + 9
-    found = structure(packed)
-    assert (found.filters, found.filters_removed, found.kernels, found.kernels_removed) == (18, 10, 82, 50)
-    assert found.pfr == 10 / 18 and set(layer_structure(packed)) == {"conv", "gone"}
-
-
-def test_pruned_filter_ratio_counts_cut_and_zero_filters():
-    codes = np.ones((6, 4, 3, 3))
-    codes[1] = 0
-    codes[2, :2] = 0
-    found = structure(one_conv(codes, full=(10, 8, 3, 3), rows=np.arange(6), cols=np.arange(4) + 1))
-    assert found.pfr == 5 / 10
-    assert found.kernel_pfr == 1 - (5 * 4 - 2) / 80
 
 
 def test_gathered_layers_count_their_codes_and_one_bit_per_kernel():
     packed = regular()
-    layer, size = packed.layers()["3"].codes, sizes(packed)["3"]
+    size = sizes(packed)["3"]
     assert size.parameters == size.nonzeros == 9 * 5 * 9
     assert size.theoretical_bits == 9 * 5 * 9 + 9 * 8 + 32
-    assert structure(packed).kernel_pfr == pytest.approx(1 - (9 * 5 + 6 * 5) / (9 * 8 + 6 * 9))
-    assert layer.gather.shape == (9, 5)
+    assert packed.layers()["3"].codes.layout.columns.shape == (9, 5)
 
 
 def test_two_bit_codes_under_gzip_and_xz():
@@ -153,9 +134,9 @@ def test_best_index_width_grows_with_sparsity_as_expected_from_random_positions(
     assert all(a < b for a, b in pairwise(widths))
 
 
-def test_ternary_files_stay_near_their_entropy_and_headers_stay_small():
+def test_files_stay_near_their_entropy_and_headers_stay_small():
     packed = quantised("residual", 0)
     data = dumps(packed)
-    header = PREAMBLE.unpack_from(data)[2]
-    assert header < 1200
-    assert len(data) - header < 1.2 * total_size(packed).entropy_bound_bytes
+    header = loads(data).bytes_on_disk["header"]
+    assert header < 500
+    assert len(data) - header < 1.1 * total_size(packed).entropy_bound_bytes

@@ -1,11 +1,15 @@
 """Small networks of every topology, and random pruning of them, for the tests of channels, packing and engines."""
 
+import numpy as np
 import torch
 from torch import nn
 
 from sparsign.models.shortcuts import PadShortcut
 from sparsign.models.sign import Sign
+from sparsign.packing.layouts import Dense
 from sparsign.packing.trace import to_packed
+from sparsign.packing.values import Floats, OneScale, RowScale
+from sparsign.packing.weight import LayerCodes
 
 
 class Residual(nn.Module):
@@ -184,7 +188,7 @@ def quantised(name, seed, levels=1, ratio=0.4):
         scale = 0.01 + torch.rand(len(layer.weight), *[1] * (layer.weight.dim() - 1))
         codes[layer] = ((layer.weight * 4 * levels).round().clamp(-levels, levels).short(), scale)
         layer.weight.data = codes[layer][0] * scale
-    return to_packed(net, codes.get, INPUT, {"classes": ["a", "b"], "mean": [0.5]})
+    return to_packed(net, codes.get, INPUT, {"dataset": {"class_names": ["a", "b"], "mean": [0.5]}})
 
 
 def regular():
@@ -196,3 +200,15 @@ def regular():
             layer.weight.copy_(layer.weight.sign() * (order < 5)[..., None, None])
     binary = (net[3], net[7])
     return to_packed(net, lambda m: (m.weight.short(), torch.ones(())) if m in binary else None, INPUT)
+
+
+def layer(numbers, scale=None, full=None, rows=None, cols=None):
+    """LayerCodes in the dense layout: floats, or codes with one scale (1 if None) or one per row."""
+    numbers = np.asarray(numbers)
+    rows, cols = (np.arange(n) if kept is None else kept for n, kept in zip(numbers.shape, (rows, cols), strict=False))
+    if numbers.dtype == np.float32:
+        values = Floats()
+    else:
+        scale = np.asarray(1 if scale is None else scale, np.float32)
+        numbers, values = numbers.astype(np.int8), RowScale(scale) if scale.ndim else OneScale(scale)
+    return LayerCodes(full or numbers.shape, rows, cols, numbers, values, Dense(numbers.shape))

@@ -1,0 +1,48 @@
+"""What a reader believes of a file before it spends time or memory on it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Bounds on everything that is derived from a file; a caller that knows its file may raise any.
+
+    Two kinds of bytes are bounded in two ways, by a number and by a share of the file: a file of a few hundred bytes
+    that asks for gigabytes is refused, a large network is not.
+
+    Attributes:
+        header_bytes: of the inflated header.
+        nodes: operations.
+        name_length: characters of a name.
+        decoded_bytes: of all arrays (four a weight and float, two an integer): at most this, and at most
+            `decoded_free` plus `decoded_ratio` times the file.
+        batch: images per call that activations are counted for.
+        activation_bytes: of the largest set of activations that are alive at once, times `batch`: at most this, and at
+            most `activation_free` plus `activation_ratio` times the file and the batch.
+        macs: multiply-accumulates of one image.
+    """
+
+    header_bytes: int = 1 << 20
+    nodes: int = 10_000
+    name_length: int = 200
+    decoded_bytes: int = 1 << 30
+    decoded_free: int = 8 << 20
+    decoded_ratio: int = 4096
+    batch: int = 256
+    activation_bytes: int = 32 << 30
+    activation_free: int = 2 << 30
+    activation_ratio: int = 128
+    macs: int = 1 << 40
+
+    def decoded(self, file_bytes: int) -> int:
+        """Most bytes of arrays that a file of this size may hold."""
+        return min(self.decoded_bytes, self.decoded_free + self.decoded_ratio * file_bytes)
+
+    def activations(self, file_bytes: int) -> int:
+        """Most bytes of activations of a batch that a file of this size may ask for."""
+        return min(self.activation_bytes, self.activation_free + self.activation_ratio * file_bytes * self.batch)
+
+
+DEFAULT = Limits()
