@@ -110,8 +110,9 @@ def compressed_code_bytes(packed: PackedModel) -> dict[str, int]:
     parts = []
     for node in packed.layers().values():
         if node.codes.coded:
-            levels, symbols = np.unique(node.codes.dense_codes(), return_inverse=True)
-            parts.append(pack(symbols.ravel().astype(np.uint16), max(4, len(levels))))
+            codes = node.codes.dense_codes().ravel()
+            levels = np.unique(codes)
+            parts.append(pack(np.searchsorted(levels, codes).astype(np.uint16), max(4, len(levels))))
     data = b"".join(parts)
     return {
         "packed": len(data),

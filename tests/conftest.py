@@ -27,8 +27,10 @@ TINY_DATA = [
 
 @pytest.fixture
 def plain_page(monkeypatch):
-    """Leaves the pictures of report.html out: they are tested on their own and cost seconds a run."""
+    """Leaves the pictures of report.html and gzip's and xz's sizes out: tested on their own, seconds of every run."""
     monkeypatch.setattr("sparsign.reports.files.render", lambda *_: "")
+    none = dict.fromkeys(("packed", "gzip", "xz"), 0)
+    monkeypatch.setattr("sparsign.evaluation.report.compressed_code_bytes", lambda _: none)
 
 
 @pytest.fixture
