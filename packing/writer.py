@@ -18,6 +18,8 @@ from sparsign.packing.values import Floats
 Entry = list[Any]
 SLOW_CODES = 1 << 19
 """Most codes that are coded by a model where the coder was not compiled (half a minute)."""
+ENTRY = 8
+"""Bytes that the entry of a section of its own takes in a deflated header, about."""
 
 
 @dataclass
@@ -85,16 +87,22 @@ class Payload:
 
 
 def _code_together(arrays: list[Integers]) -> tuple[Entry, bytes]:
-    """(entry of the stream, its bytes and those of the sections): arrays that gain nothing by a model stay apart."""
+    """(entry of the stream, its bytes and those of the sections), whichever is shortest: all arrays apart, all in the
+    stream, or those apart that gain nothing by a model."""
     apart = [array.section() for array in arrays]
-    best: tuple[int, Entry, bytes, list[int]] = (sum(len(data) for _, data in apart), [], b"", [])
+    everything = list(range(len(arrays)))
+
+    def total(data: bytes, chosen: list[int]) -> int:
+        return len(data) + sum(len(apart[k][1]) + ENTRY for k in everything if k not in chosen)
+
+    best: tuple[int, Entry, bytes, list[int]] = (total(b"", []), [], b"", [])
     affordable = coders.COMPILED or sum(array.array.size for array in arrays) <= SLOW_CODES
     for name, stream in STREAMS.items() if affordable else ():
-        chosen = [k for k, array in enumerate(arrays) if not _noise(array, len(apart[k][1]), stream)]
-        data = stream.encode([arrays[k].array for k in chosen], [arrays[k].kernels for k in chosen]) if chosen else b""
-        total = len(data) + sum(len(blob) for k, (_, blob) in enumerate(apart) if k not in chosen)
-        if chosen and total < best[0]:
-            best = (total, [name, len(data)], data, chosen)
+        gaining = [k for k, array in enumerate(arrays) if not _noise(array, len(apart[k][1]), stream)]
+        for chosen in [gaining] if gaining == everything else [gaining, everything]:
+            if chosen:
+                data = stream.encode([arrays[k].array for k in chosen], [arrays[k].kernels for k in chosen])
+                best = min(best, (total(data, chosen), [name, len(data)], data, chosen), key=lambda found: found[0])
     _, entry, data, chosen = best
     for k, array in enumerate(arrays):
         if k not in chosen:
