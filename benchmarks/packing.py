@@ -1,12 +1,18 @@
-"""Bytes and speed of the entropy coders beside general compressors, on the codes of whole networks.
+"""How small packed files are, and what writing and reading them costs.
 
     python benchmarks/packing.py [--checkpoints FOLDER] [FILE.sparsign ...]
 
-Rows: ternary ResNets made from the float .th checkpoints in FOLDER (a threshold of 0.05 max|w| a layer, or the given
-part of every filter zeroed by magnitude), independent ternary and binary arrays of ResNet-18's shapes, and the codes
-of packed models, of float layers their positions and signs. Columns in bytes: `order-0 H` is the entropy of each
-layer's codes by its own frequencies, which no coder without contexts beats; gzip, xz and zstd take ceil(log2 levels)
-bits a code; `deflate` takes five trits a byte, layer by layer; `fields` and `mixing` are the coders of packing/coding.
+Files: bytes of whole files beside a bound, and their codes under general compressors. `order-0 H` is the entropy of
+codes and structure by their own frequencies, layer by layer, which no coder without contexts beats; `floats` all
+leftovers at the precision they have, uncompressed; `ratio` is the file by (order-0 H + floats + 300 B). Goals: at most
+0.97 for trained networks, 1.005 for independent codes, of which synthetic ResNet-18s are made here.
+
+Codes: ternary ResNets made from the float .th checkpoints in FOLDER (a threshold of 0.05 max|w| a layer, or the given
+part of every filter zeroed by magnitude) and the synthetic ones. gzip, xz and zstd take ceil(log2 levels) bits a code;
+`deflate` takes five trits a byte, layer by layer; `fields` and `mixing` are the coders of packing/coding.
+
+Costs: CPU seconds of writing ResNet-18, milliseconds from open to a ready reference engine in a process that has
+imported everything, decoded weights per second, and peak memory of opening it less what the imports take.
 """
 
 from __future__ import annotations
@@ -14,16 +20,26 @@ from __future__ import annotations
 import argparse
 import gzip
 import lzma
+import subprocess
+import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import torch
+from torch import nn
 
+from sparsign.kernels.reference import ReferenceEngine
+from sparsign.models.resnet import resnet18
 from sparsign.packing.codecs import bits_per_symbol, deflate, pack
 from sparsign.packing.coding import coders, decode_codes, encode_codes, encode_fields, split_irregular
-from sparsign.packing.file import read
+from sparsign.packing.file import dumps, loads, read, write
+from sparsign.packing.floats import PRECISIONS, precision
+from sparsign.packing.size import total_size
+from sparsign.packing.spec import PackedModel
+from sparsign.packing.trace import to_packed
 
 try:
     import zstandard
@@ -31,9 +47,9 @@ except ImportError:
     zstandard = None
 
 Network = list[np.ndarray]
-RESNET18 = [(64, 64)] * 4 + [(128, 64)] + [(128, 128)] * 3 + [(256, 128)] + [(256, 256)] * 3 + [(512, 256)]
-RESNET18 = [(*pair, 3, 3) for pair in RESNET18 + [(512, 512)] * 3]
-COLUMNS = ("weights", "zeros", "order-0 H", "2-bit gzip", "xz", "zstd", "deflate", "fields", "mixing", "best/H")
+FILES = ("weights", "zeros", "order-0 H", "floats", "2-bit gzip", "xz", "zstd", "header", "file", "ratio")
+COLUMNS = ("weights", "zeros", "order-0 H", "2-bit gzip", "xz", "zstd", "deflate", "fields", "mixing")
+COLUMNS += ("best/H", "encode M/s", "decode M/s")
 
 
 def thresholded(weights: Network) -> Network:
@@ -63,19 +79,63 @@ def float_checkpoints(folder: Path) -> Iterator[tuple[str, Network]]:
             yield f"{name} {zeros:.0%} zeros", sparse(weights, zeros)
 
 
-def independent() -> Iterator[tuple[str, Network]]:
-    """Arrays without structure: nothing beats their entropy."""
+def independent() -> Iterator[tuple[str, PackedModel]]:
+    """ResNet-18s whose codes have no structure: nothing beats their entropy."""
+    for name, odds in {"80% zeros": [0.1, 0.8, 0.1], "90% zeros": [0.05, 0.9, 0.05], "binary": [0.5, 0, 0.5]}.items():
+        yield f"i.i.d. resnet18 {name}", synthetic(odds)
+
+
+def synthetic(odds: list[float]) -> PackedModel:
+    """ResNet-18 with codes -1, 0, 1 of these odds and one scale in every conv but the first."""
     generator = np.random.default_rng(0)
-    for zeros in (0.8, 0.9):
-        odds = [(1 - zeros) / 2, zeros, (1 - zeros) / 2]
-        yield f"i.i.d. resnet18 {zeros:.0%} zeros", [generator.choice([-1, 0, 1], shape, p=odds) for shape in RESNET18]
-    yield "i.i.d. resnet18 binary", [generator.choice([-1, 1], shape) for shape in RESNET18]
+    torch.manual_seed(0)
+    net, scale, codes = resnet18(10, 3, 32, "float").eval(), torch.tensor(0.02), {}
+    for module in net.modules():
+        if isinstance(module, nn.Conv2d) and module.in_channels > 3:
+            drawn = torch.from_numpy(generator.choice([-1, 0, 1], tuple(module.weight.shape), p=odds))
+            codes[module] = drawn
+            module.weight.data = scale * drawn.float()
+    return to_packed(net, lambda module: (codes[module], scale) if module in codes else None, (3, 32, 32))
 
 
-def packed_codes(path: Path) -> Network:
-    """The codes of a packed model, of its float layers the signs."""
-    layers = [node.codes for node in read(path).layers().values()]
-    return [layer.dense_codes() if layer.coded else split_irregular(layer.weight())[0] for layer in layers]
+def packed_codes(packed: PackedModel) -> Network:
+    """The codes of a packed model, of its pruned float layers the signs."""
+    layers = [node.codes for node in packed.layers().values()]
+    pruned = [layer for layer in layers if not layer.coded and layer.layout.mask is not None]
+    coded = [layer.dense_codes() for layer in layers if layer.coded]
+    return coded + [split_irregular(layer.weight())[0] for layer in pruned]
+
+
+def floats(packed: PackedModel) -> list[np.ndarray]:
+    """All fp32 arrays that the file holds."""
+    arrays = [t for node in packed.nodes for t in node.tensors.values() if t.dtype == np.float32]
+    for layer in (node.codes for node in packed.layers().values()):
+        arrays += [*layer.values.arrays().values(), *([] if layer.coded else [layer.codes])]
+    return arrays
+
+
+def file_row(packed: PackedModel) -> list[str]:
+    """A row of the table of files behind its name."""
+    data, arrays = dumps(packed), floats(packed)
+    leftovers = sum(PRECISIONS[precision(array)] * array.size for array in arrays)
+    bound = total_size(packed).entropy_bits / 8 - 4 * sum(array.size for array in arrays)
+    codes = [layer.astype(np.int16) for layer in packed_codes(packed)]
+    count = sum(layer.size for layer in codes)
+    zeros = sum(layer.size - np.count_nonzero(layer) for layer in codes) / max(1, count)
+    plain = plain_bits(codes) if codes else b""
+    header = loads(data).bytes_on_disk["header"]
+    numbers = [bound, leftovers, *general(plain), header, len(data)]
+    texts = ["-" if n is None else f"{n:,.0f}" for n in numbers]
+    return [f"{count:,}", f"{zeros:.1%}", *texts, f"{len(data) / (bound + leftovers + 300):.4f}"]
+
+
+def general(plain: bytes) -> list[int | None]:
+    """Bytes under gzip, xz and zstd."""
+    return [
+        len(gzip.compress(plain, 9)),
+        len(lzma.compress(plain, preset=9 | lzma.PRESET_EXTREME)),
+        len(zstandard.compress(plain, 19)) if zstandard else None,
+    ]
 
 
 def symbols(codes: np.ndarray) -> tuple[np.ndarray, int]:
@@ -124,9 +184,7 @@ def measure(network: Network) -> list[str]:
     fields = sum(len(encode_fields(numbers, [bits_per_symbol(levels)])) for numbers, levels in coded)
     packed = [pack(numbers, levels) for numbers, levels in coded]
     sizes = [
-        len(gzip.compress(plain, 9)),
-        len(lzma.compress(plain, preset=9 | lzma.PRESET_EXTREME)),
-        len(zstandard.compress(plain, 19)) if zstandard else None,
+        *general(plain),
         sum(min(len(data), len(deflate(data))) for data in packed),
         fields,
         len(mixed),
@@ -142,20 +200,62 @@ def measure(network: Network) -> list[str]:
     ]
 
 
+def table(columns: tuple[str, ...], rows: Iterator[tuple[str, list[str]]]) -> None:
+    """Print Markdown, row by row."""
+    print("|".join(["", "network", *columns, ""]))
+    print("|---" * (len(columns) + 1) + "|")
+    for name, row in rows:
+        print("|".join(["", name, *row, ""]), flush=True)
+    print()
+
+
+OPENED = """
+import resource, sys, time, torch
+from sparsign.kernels.reference import ReferenceEngine
+from sparsign.packing.file import read
+torch.set_num_threads(1)
+torch.zeros(1, 3, 32, 32).sum()
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+started = time.perf_counter()
+ReferenceEngine(read(sys.argv[1]))
+spent = time.perf_counter() - started
+print(spent, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+"""
+
+
+def costs() -> None:
+    """Print what writing and opening ResNet-18 costs."""
+    for name, packed in independent():
+        spent = seconds(lambda packed=packed: dumps(packed))
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "model.sparsign"
+            size = write(packed, path)
+            opened = [subprocess.check_output([sys.executable, "-c", OPENED, path]).split() for _ in range(5)]
+            reading = seconds(lambda path=path: ReferenceEngine(read(path)))
+        weights = sum(node.codes.codes.size for node in packed.layers().values())
+        ready, memory = (min(float(run[k]) for run in opened) for k in (0, 1))
+        print(
+            f"{name}, {size:,} bytes: written in {spent:.2f} s; open to ready {1e3 * ready:.0f} ms in a fresh process, "
+            f"{1e3 * reading:.0f} ms again ({weights / reading / 1e6:.1f} M weights/s, all included); peak memory "
+            f"{memory / 1024:.0f} MiB, {1024 * memory / (4 * weights):.2f} times the fp32 weights"
+        )
+
+
 def main() -> None:
-    """Print one Markdown table."""
+    """Print three tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("files", nargs="*", type=Path, help="packed models")
     parser.add_argument("--checkpoints", type=Path, help="folder of float ResNets (.th)")
     options = parser.parse_args()
     if coders._coder is None:
         print("The compiled coder is not built: this takes an hour.\n")
-    print("|".join(["", "network", *COLUMNS, "encode M/s", "decode M/s", ""]))
-    print("|---" * (len(COLUMNS) + 3) + "|")
+    files = [(path.stem if path.stem != "model" else path.parent.name, read(path)) for path in options.files]
+    made = list(independent())
+    table(FILES, ((name, file_row(packed)) for name, packed in (*files, *made)))
     networks = list(float_checkpoints(options.checkpoints)) if options.checkpoints else []
-    files = [(str(path.parent.name), packed_codes(path)) for path in options.files]
-    for name, network in (*networks, *independent(), *files):
-        print("|".join(["", name, *measure(network), ""]), flush=True)
+    networks += [(name, packed_codes(packed)) for name, packed in made]
+    table(COLUMNS, ((name, measure(network)) for name, network in networks))
+    costs()
 
 
 if __name__ == "__main__":
