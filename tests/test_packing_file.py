@@ -5,6 +5,8 @@ import math
 import re
 import struct
 import zlib
+from importlib.machinery import SourceFileLoader
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -115,6 +117,22 @@ def test_a_hostile_payload_is_refused_or_valid(which, edits):
         loads(join(header, bytes(data))).validate()
     except PackedFileError as error:
         assert "\n" not in str(error)
+
+
+def test_a_bounded_part_of_the_fuzzer_finds_nothing():
+    """`benchmarks/hostile.py fuzz` for minutes or hours is the same with more of it."""
+    path = Path(__file__).parent.parent / "benchmarks" / "hostile.py"
+    hostile = SourceFileLoader("hostile", str(path)).load_module()
+    found, escaped = hostile.fuzz(seed=0, seconds=60, count=800)
+    assert not escaped
+    assert sum(found.values()) == 800 and {name.split()[0] for name in found} == {
+        "raw",
+        "repaired",
+        "header",
+        "section",
+    }
+    for name, data in hostile.bombs().items():
+        assert hostile.outcome(data).startswith("refused: "), name
 
 
 def simple(*nodes, inputs=(3, 32, 32), meta=None, pools=(), streams=((), ())):
