@@ -374,10 +374,10 @@ def run_fuzz(options: argparse.Namespace) -> bool:
 # -- kills -------------------------------------------------------------------------------------------------------------
 
 RUNS = {
-    "admm lenet5": ["compressor=admm", "model=lenet5", "dataset=mnist"],
+    "ptq lenet5": ["compressor=ptq", "model=lenet5"],
+    "admm lenet5": ["compressor=admm", "model=lenet5"],
     "stq_a resnet20": ["compressor=stq_a", "model=resnet20"],
     "wpc resnet20": ["compressor=wpc", "model=resnet20"],
-    "ptq lenet5": ["compressor=ptq", "model=lenet5"],
 }
 
 
@@ -394,8 +394,6 @@ def run_kills(options: argparse.Namespace) -> bool:
     rng, good = random.Random(options.seed), True
     with tempfile.TemporaryDirectory() as base:
         for name, overrides in RUNS.items():
-            if "dataset=mnist" in overrides and options.root:
-                overrides = [*overrides, f"dataset.root={options.root}", "dataset.limit=512"]
             command = [sys.executable, str(ROOT / "train.py"), *overrides, "schedule=smoke", "latency.seconds=0"]
             command += ["trainer.threads=1", "trainer.progress=false"]
             whole = Path(base) / name.replace(" ", "_")
@@ -442,7 +440,6 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--seconds", type=float, default=60, help="of fuzzing")
     parser.add_argument("--kills", type=int, default=10, help="for each method")
-    parser.add_argument("--root", help="folder with MNIST, for the runs on it")
     options = parser.parse_args()
     torch.set_num_threads(1)
     good = True

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from sparsign.packing.layouts import Layout
-from sparsign.packing.values import Values
+from sparsign.packing.values import Table, Values
 
 MAX_SIZE = 1 << 28
 
@@ -81,6 +81,12 @@ class LayerCodes:
             check_floats(name, array)
         problem = self.values.problem(self.codes, len(self.rows), full[1])
         need(problem is None, str(problem))
+        if self.coded and not isinstance(self.values, Table) and self.codes.size:
+            largest = max(float(abs(array).max(initial=0)) for array in self.values.arrays().values())
+            most = max(-int(self.codes.min()), int(self.codes.max()))
+            need(
+                largest * most <= np.finfo(np.float32).max, f"a scale of {largest:g} times a code of {most} is no fp32"
+            )
 
 
 def need(condition: bool, problem: str) -> None:

@@ -108,6 +108,7 @@ def test_a_weight_is_its_layouts_expansion_of_its_codes_values(layout, values, s
         ({"values": SignPair(np.ones((), np.float32), np.ones(2, np.float32))}, "negative has shape"),
         ({"values": Table(np.ones(1, np.float32))}, "codes from 0 to 2 in a table of 1 levels"),
         ({"values": OneScale(np.array(np.nan, np.float32))}, "NaN"),
+        ({"values": OneScale(np.array(2e38, np.float32))}, r"a scale of 2e\+38 times a code of 2 is no fp32"),
         ({"layout": Dense((2, 3))}, "layout of shape"),
         ({"layout": Irregular((2, 4), np.ones((2, 3), bool))}, "mask of single weights"),
         ({"layout": Gathered((2, 4), np.array([[1, 1, 0, 0], [1, 0, 0, 0]], bool))}, "unequally many"),
