@@ -85,7 +85,8 @@ class LayerCodes:
             largest = max(float(abs(array).max(initial=0)) for array in self.values.arrays().values())
             most = max(-int(self.codes.min()), int(self.codes.max()))
             need(
-                largest * most <= np.finfo(np.float32).max, f"a scale of {largest:g} times a code of {most} is no fp32"
+                largest * most <= float(np.finfo(np.float32).max),
+                f"a scale of {largest:g} times a code of {most} is no fp32",
             )
 
 
