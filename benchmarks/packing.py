@@ -11,7 +11,7 @@ Codes: ternary ResNets made from the float .th checkpoints in FOLDER (a threshol
 part of every filter zeroed by magnitude) and the synthetic ones. gzip, xz and zstd take ceil(log2 levels) bits a code;
 `deflate` takes five trits a byte, layer by layer; `fields` and `mixing` are the coders of packing/coding.
 
-Costs: CPU seconds of writing ResNet-18, milliseconds from open to a ready reference engine in a process that has
+Costs: CPU seconds of writing ResNet-18, CPU milliseconds from open to a ready reference engine in a process that has
 imported everything, decoded weights per second, and peak memory of opening it less what the imports take.
 """
 
@@ -34,7 +34,7 @@ from torch import nn
 from sparsign.kernels.reference import ReferenceEngine
 from sparsign.models.resnet import resnet18
 from sparsign.packing.codecs import bits_per_symbol, deflate, pack
-from sparsign.packing.coding import coders, decode_codes, encode_codes, encode_fields, split_irregular
+from sparsign.packing.coding import coders, decode_codes, encode_codes, encode_fields
 from sparsign.packing.file import dumps, loads, read, write
 from sparsign.packing.floats import PRECISIONS, precision
 from sparsign.packing.size import total_size
@@ -103,7 +103,7 @@ def packed_codes(packed: PackedModel) -> Network:
     layers = [node.codes for node in packed.layers().values()]
     pruned = [layer for layer in layers if not layer.coded and layer.layout.mask is not None]
     coded = [layer.dense_codes() for layer in layers if layer.coded]
-    return coded + [split_irregular(layer.weight())[0] for layer in pruned]
+    return coded + [np.sign(layer.weight()) for layer in pruned]
 
 
 def floats(packed: PackedModel) -> list[np.ndarray]:
@@ -218,9 +218,9 @@ def kilobytes(name):
 torch.set_num_threads(1)
 torch.zeros(1, 3, 32, 32).sum()
 open("/proc/self/clear_refs", "w").write("5")  # the peak starts anew
-before, started = kilobytes("VmRSS"), time.perf_counter()
+before, started = kilobytes("VmRSS"), time.process_time()
 ReferenceEngine(read(sys.argv[1]))
-print(time.perf_counter() - started, kilobytes("VmHWM") - before)
+print(time.process_time() - started, kilobytes("VmHWM") - before)
 """
 
 

@@ -7,15 +7,12 @@ from hypothesis import strategies as st
 
 from sparsign.packing.coding import (
     FIELDS,
-    MAGNITUDE_FIELDS,
     coders,
     decode_codes,
     decode_fields,
     encode_codes,
     encode_fields,
     from_bits,
-    join_irregular,
-    split_irregular,
     to_bits,
 )
 
@@ -182,20 +179,6 @@ def test_values_that_a_precision_does_not_hold_are_refused(precision):
 def test_fields_of_floats_are_shorter_than_their_bytes():
     values = np.random.default_rng(0).normal(1, 0.1, 700).astype(np.float32)
     assert len(encode_fields(to_bits(values, "fp32"), FIELDS["fp32"])) < 0.85 * values.nbytes
-
-
-def test_irregular_floats_come_back_bit_for_bit():
-    values = np.zeros((40, 30), np.float32)
-    values[::7, ::5] = np.random.default_rng(0).normal(size=(6, 6))
-    values[0, :3] = -0.0, np.nan, np.inf
-    signs, magnitudes = split_irregular(values)
-    coded = encode_codes([signs]), encode_fields(magnitudes, MAGNITUDE_FIELDS)
-    assert sum(map(len, coded)) < 240
-    (signs,) = decode_codes(coded[0], [values.shape])
-    magnitudes = decode_fields(coded[1], np.count_nonzero(signs), MAGNITUDE_FIELDS)
-    assert join_irregular(signs, magnitudes).tobytes() == values.tobytes()
-    with pytest.raises(ValueError, match="magnitudes"):
-        join_irregular(signs, magnitudes[1:])
 
 
 # -- what they refuse --------------------------------------------------------------------------------------------------

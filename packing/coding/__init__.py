@@ -3,7 +3,6 @@
     encode_codes / decode_codes        context mixing over all layers at once: codes, kernel masks, kept rows
     encode_fields / decode_fields      adaptive order-0, field by field: symbols, the bits of floats
     to_bits / from_bits                fp32 values as bit patterns of fp32, bf16 or fp16, refused unless exact
-    split_irregular / join_irregular   a sparse float layer as signs (for encode_codes) and magnitudes (encode_fields)
 
 No stream says how many numbers it holds: the caller knows, and bounds what a file may claim. Every decoder takes time
 proportional to that count at most, stops where damaged data run out, and raises ValueError unless the data are exactly
@@ -13,24 +12,14 @@ The compiled coder is used where it was built; the Python beside it is its speci
 """
 
 from sparsign.packing.coding.coders import decode_codes, decode_fields, encode_codes, encode_fields
-from sparsign.packing.coding.floats import (
-    FIELDS,
-    MAGNITUDE_FIELDS,
-    from_bits,
-    join_irregular,
-    split_irregular,
-    to_bits,
-)
+from sparsign.packing.coding.floats import FIELDS, from_bits, to_bits
 
 __all__ = [
     "FIELDS",
-    "MAGNITUDE_FIELDS",
     "decode_codes",
     "decode_fields",
     "encode_codes",
     "encode_fields",
     "from_bits",
-    "join_irregular",
-    "split_irregular",
     "to_bits",
 ]
