@@ -141,6 +141,9 @@ class TrainConfig:
     seed: int = option(0, "seed of initialisation, splits, order and augmentation", ge=0, lt=2**32)
     baseline: str | None = option(None, "finished run whose float network this one is set beside in the report")
     resume: str | None = option(None, "run folder to go on with")
+    cache: str | None = option(
+        None, "folder of pretrain stages that runs share; null: in a sweep, one in its own folder"
+    )
     sweep: str | None = option(None, "name of the multirun's folder; null = made from the overrides")
 
 

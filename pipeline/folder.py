@@ -18,8 +18,8 @@ from sparsign.packing.atomic import write_atomic
 from sparsign.pipeline import origin
 from sparsign.pipeline.lock import exclusive
 
-VOLATILE = {"resume", "baseline", "sweep", "logger", "latency", "trainer.progress", "trainer.threads", "dataset.root",
-            "dataset.download", "dataset.workers"}  # fmt: skip
+VOLATILE = {"resume", "baseline", "sweep", "cache", "logger", "latency", "trainer.progress", "trainer.threads",
+            "dataset.root", "dataset.download", "dataset.workers"}  # fmt: skip
 """Options that may differ between a run and its resumption: they change where and how it runs, not what it computes."""
 
 
@@ -69,7 +69,7 @@ class RunFolder:
 
     Layout: config.yaml, stages.yaml (the stages as they run, and the code that ran them), metrics.jsonl, timing.json,
     checkpoints/<stage>.ckpt (one per finished stage), checkpoints/mid_stage.ckpt (the stage under way),
-    model.sparsign, report.json, report.html.
+    model.sparsign, report.json, report.html; pretrain_from.json where another run trained the pretrain stage.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -78,6 +78,7 @@ class RunFolder:
         self.stages = self.path / "stages.yaml"
         self.metrics = self.path / "metrics.jsonl"
         self.timing = self.path / "timing.json"
+        self.pretrain_from = self.path / "pretrain_from.json"
         self.packed = self.path / "model.sparsign"
         self.report = self.path / "report.json"
         self.mid_stage = self.path / "checkpoints" / "mid_stage.ckpt"
@@ -208,12 +209,16 @@ class RunFolder:
         ]
         write_atomic(self.metrics, "".join(json.dumps(r) + "\n" for r in kept))
 
+    def seconds(self) -> dict[str, float]:
+        """Stage -> wall-clock seconds of its training, from timing.json; a damaged one costs no more than its times."""
+        try:
+            return {str(k): float(v) for k, v in json.loads(self.timing.read_text()).items()}
+        except (FileNotFoundError, ValueError, TypeError, AttributeError):
+            return {}
+
     def add_seconds(self, stage: str, seconds: float) -> None:
         """Adds wall-clock to timing.json (a resumed stage adds to what it had)."""
-        try:
-            times = {str(k): float(v) for k, v in json.loads(self.timing.read_text()).items()}
-        except (FileNotFoundError, ValueError, TypeError, AttributeError):  # damaged: costs no more than its times
-            times = {}
+        times = self.seconds()
         times[stage] = round(times.get(stage, 0.0) + seconds, 2)
         write_atomic(self.timing, json.dumps(times, indent=2) + "\n")
 

@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import torch
 from omegaconf import DictConfig
@@ -13,7 +14,7 @@ from rich.console import Console
 from torch import Tensor
 
 from sparsign.compressors.pruning.weights_left import weights_left
-from sparsign.pipeline import build, ranks
+from sparsign.pipeline import build, ranks, shared
 from sparsign.pipeline.adapt import reestimate_batchnorm
 from sparsign.pipeline.folder import RunFolder, load_plain, save_atomic
 from sparsign.pipeline.pack import check_layer_patterns, check_packable
@@ -24,7 +25,7 @@ from sparsign.pipeline.tracking import Tracker
 from sparsign.pipeline.trained import Trained, test_top1
 
 
-def prepare(config: DictConfig, folder: RunFolder) -> Trained:
+def prepare(config: DictConfig, folder: RunFolder, cache: Path | None = None) -> Trained:
     """Everything before the first step. What cannot work is refused here: nothing has been written or trained yet."""
     if config.trainer.threads:
         torch.set_num_threads(config.trainer.threads)
@@ -43,7 +44,7 @@ def prepare(config: DictConfig, folder: RunFolder) -> Trained:
     check_teacher(config, folder, plan)
     if not folder.started:
         check_packable(config, model)
-    return Trained(config, model, compressor, data, folder, plan)
+    return Trained(config, model, compressor, data, folder, plan, cache)
 
 
 def run_stages(run: Trained, tracker: Tracker, console: Console) -> Trained:
@@ -57,35 +58,47 @@ def run_stages(run: Trained, tracker: Tracker, console: Console) -> Trained:
     ranks.barrier()  # all have seen the same folder
     if ranks.is_main():
         _take_up_metrics(run.folder, done, under_way, epoch, tracker, console)
-    for number, plan in enumerate(ahead, start=len(done) + 1):
-        with _timed(run.folder, plan):
-            title = f"{number}/{len(run.plan)} {plan.stage.name}"
-            _run_stage(run, plan, tracker, console, title, resumed=plan.stage.name == under_way)
+    for plan in ahead:
+        _run_or_take_stage(run, plan, tracker, console, resumed=plan.stage.name == under_way)
     if ranks.is_main() and (run.logits is None or next(run.model.parameters()).device.type != "cpu"):
         run.model.cpu()  # all was finished before, or tested elsewhere than the packed file
         run.top1[run.plan[-1].stage.name] = test_top1(run)
     return run
 
 
+def _run_or_take_stage(run: Trained, plan: StagePlan, tracker: Tracker, console: Console, resumed: bool) -> None:
+    """One stage, by training it; or from the cache, where another run has left the very same."""
+    name, title = plan.stage.name, f"{run.plan.index(plan) + 1}/{len(run.plan)} {plan.stage.name}"
+    with shared.entry(run, plan, console) as entry:
+        if entry is not None and ranks.from_main(entry.there):
+            if ranks.is_main():
+                for row in entry.take(run.folder, name):
+                    tracker.row(row)
+                console.print(f"stage {title}: trained before, taken from {entry.checkpoint}", soft_wrap=True)
+            ranks.barrier()
+            _load_boundaries(run, [plan])
+            return
+        with _timed(run.folder, plan):
+            _run_stage(run, plan, tracker, console, title, resumed)
+        if entry is not None and ranks.is_main():
+            entry.keep(run.folder, name)
+
+
 def _run_stage(run: Trained, plan: StagePlan, tracker: Tracker, console: Console, title: str, resumed: bool) -> None:
+    """Start, train, re-estimate, finish, test and keep; then all ranks hold what rank 0 made of it."""
     if not resumed:
         run.compressor.start(run.model, plan.stage)
     if plan.recipe.epochs:
-        _train(run, plan, tracker, console, title, resumed)
+        from sparsign.pipeline.fit import fit  # and with it Lightning, which takes seconds to import
+
+        fit(run, plan, tracker, console, title, resumed)
     if ranks.is_main():
         _reestimate(run, plan)
         run.compressor.finish(run.model, plan.stage)
         _conclude(run, plan, tracker, console, title)
-        ranks.barrier()
-    else:
-        ranks.barrier()
+    ranks.barrier()
+    if not ranks.is_main():
         _load_boundaries(run, [plan])
-
-
-def _train(run: Trained, plan: StagePlan, tracker: Tracker, console: Console, title: str, resumed: bool) -> None:
-    from sparsign.pipeline.fit import fit  # and with it Lightning, which takes seconds to import
-
-    fit(run, plan, tracker, console, title, resumed)
 
 
 def _reestimate(run: Trained, plan: StagePlan) -> None:
