@@ -53,13 +53,18 @@ def _flat(config: dict, prefix: str = "") -> dict[str, Any]:
     return flat
 
 
+FORMERLY = {"leftovers": "fp32"}
+"""What runs did before there was the option."""
+
+
 def _differing(mine: dict[str, Any], theirs: dict[str, Any]) -> list[str]:
-    """Keys with other values; an option that one of the two lacks is the same as null, false or 0."""
+    """Keys with other values; an option that one of the two lacks is the same as null, false or 0, or as `FORMERLY`."""
 
     def same(key: str) -> bool:
         if key in mine and key in theirs:
             return mine[key] == theirs[key]
-        return not mine.get(key, theirs.get(key))
+        one = mine.get(key, theirs.get(key))
+        return not one or one == FORMERLY.get(key)
 
     return [key for key in sorted(mine.keys() | theirs.keys()) if not same(key)]
 

@@ -17,6 +17,7 @@ from sparsign.compressors.pruning.weights_left import weights_left
 from sparsign.pipeline import build, ranks, shared
 from sparsign.pipeline.adapt import reestimate_batchnorm
 from sparsign.pipeline.folder import RunFolder, load_plain, save_atomic
+from sparsign.pipeline.leftovers import round_leftovers
 from sparsign.pipeline.pack import check_layer_patterns, check_packable
 from sparsign.pipeline.plan import StagePlan, resolve
 from sparsign.pipeline.seeds import epoch_seed
@@ -61,9 +62,16 @@ def run_stages(run: Trained, tracker: Tracker, console: Console) -> Trained:
     for plan in ahead:
         _run_or_take_stage(run, plan, tracker, console, resumed=plan.stage.name == under_way)
     if ranks.is_main() and (run.logits is None or next(run.model.parameters()).device.type != "cpu"):
-        run.model.cpu()  # all was finished before, or tested elsewhere than the packed file
-        run.top1[run.plan[-1].stage.name] = test_top1(run)
+        test_at_last(run, console)  # all was finished before, or tested elsewhere than the packed file
     return run
+
+
+def test_at_last(run: Trained, console: Console) -> None:
+    """Tests the network where the packed file is tested: on the CPU, its leftovers rounded."""
+    run.model.cpu()
+    if run.logits is None:
+        round_leftovers(run, console)
+    run.top1[list(run.top1)[-1]] = test_top1(run)
 
 
 def _run_or_take_stage(run: Trained, plan: StagePlan, tracker: Tracker, console: Console, resumed: bool) -> None:
@@ -110,11 +118,14 @@ def _reestimate(run: Trained, plan: StagePlan) -> None:
 def _conclude(run: Trained, plan: StagePlan, tracker: Tracker, console: Console, title: str) -> None:
     """Tests what the stage made of the network, and keeps both: the row, then the checkpoint, which ends the stage."""
     name = plan.stage.name
+    state = {k: v.contiguous() if isinstance(v, Tensor) else v for k, v in run.model.state_dict().items()}
+    numbers = {**weights_left(run.model), **run.compressor.metrics(run.model)}
+    if plan is run.plan[-1]:
+        round_leftovers(run, console)  # of the network, not of the checkpoint, from which other precisions can be had
     top1 = run.top1[name] = test_top1(run)
-    row = {"stage": name, "test_top1": top1, **weights_left(run.model), **run.compressor.metrics(run.model)}
+    row = {"stage": name, "test_top1": top1, **numbers}
     run.folder.append_metrics(row)
     tracker.row(row)
-    state = {k: v.contiguous() if isinstance(v, Tensor) else v for k, v in run.model.state_dict().items()}
     save_atomic({"stage": name, "model": state, "test_top1": top1}, run.folder.boundary(name))
     run.folder.mid_stage.unlink(missing_ok=True)
     console.print(f"stage {title}: {plan.recipe.epochs} epochs, test top-1 {100 * top1:.2f} %")
