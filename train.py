@@ -119,25 +119,15 @@ def _float_beside(config: DictConfig) -> float | None:
 
 
 def pack_and_measure(trained: Trained, console: Console, float_top1: float | None = None) -> dict[str, Any]:
-    """Cuts and packs the trained network, then reads the file back and measures what it holds.
-
-    float_top1: of the float network that the run is set beside; None where no other run trained it.
-    """
-    from sparsign.evaluation import proof
+    """Cuts and packs the trained network, then reads the file back and measures what it holds."""
+    from sparsign.evaluation.repack import write_trained
     from sparsign.evaluation.report import evaluate_packed
-    from sparsign.packing.file import write
-    from sparsign.pipeline.meta import packed_meta
-    from sparsign.pipeline.pack import packed_model
     from sparsign.reports.files import write_report
     from sparsign.reports.table import summary
 
-    folder, config = trained.folder, trained.config
-    meta = packed_meta(config, trained) | {"proof": proof.make(trained.logits)}
-    if float_top1 is not None:
-        meta["accuracy"]["float_top1"] = float_top1
-    write(packed_model(config, trained.model, meta), folder.packed)
-
-    report = evaluate_packed(folder.packed, trained.data.test_dataloader(), build.plain(config.latency))
+    folder = trained.folder
+    write_trained(trained, folder.packed, float_top1)
+    report = evaluate_packed(folder.packed, trained.data.test_dataloader(), build.plain(trained.config.latency))
     write_report(report, folder.path)
     console.print(summary(report, folder.path))
     return report

@@ -15,6 +15,7 @@ import torch
 from sparsign.evaluation import latency, proof, schema
 from sparsign.evaluation.accuracy import Batches, limited, logits, top1, top5
 from sparsign.evaluation.layers import layer_rows
+from sparsign.evaluation.ran import ran
 from sparsign.evaluation.rebuild import float_network, part
 from sparsign.evaluation.storage import storage
 from sparsign.evaluation.structure import GROUP, pruned_ratio
@@ -68,6 +69,7 @@ def evaluate_packed(
         "dataset": dataset.get("name", ""),
         "compressor": compressor.get("name", ""),
         "seed": meta.get("seed"),
+        **ran(path.parent),
         "accuracy": {
             "top1": top1(answers, labels),
             "top5": top5(answers, labels),
@@ -159,6 +161,7 @@ def read_report(path: str | Path) -> dict[str, Any]:
         report = json.loads(path.read_text(encoding="utf-8"))
         if not isinstance(report, dict):
             raise ValueError("not a JSON object")
+        report = {"recipe": None, "code": None} | report  # older ones do not say
         schema.validate(report)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None

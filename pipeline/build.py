@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import warnings
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -23,6 +24,7 @@ from sparsign.models.pretrained import load_pretrained
 if TYPE_CHECKING:  # it takes seconds to import: only what trains does
     import pytorch_lightning as pl
 
+ROOT = Path(__file__).parent.parent
 warnings.filterwarnings("ignore", module="pytorch_lightning")
 warnings.filterwarnings("ignore", message="Grad strides")  # DDP, of channels-last 1x1 kernels: a matter of speed
 

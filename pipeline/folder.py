@@ -131,7 +131,7 @@ class RunFolder:
             raise ValueError(f"resume={self.path}: holds no config.yaml, so it is not a run folder")
         if not resume and not self.started:
             return
-        differing = _differing(mine := _flat(config), theirs := _flat(_mapping(self.config)))
+        differing = _differing(mine := _flat(config), theirs := _flat(read_mapping(self.config)))
         if differing:
             key = differing[0]
             more = f" and {len(differing) - 1} more options differ" if len(differing) > 1 else ""
@@ -155,7 +155,7 @@ class RunFolder:
         Raises:
             ValueError: the stages there are not these, as a default has changed; one line that names the difference.
         """
-        present = _mapping(self.stages) if self.stages.is_file() else {}
+        present = read_mapping(self.stages) if self.stages.is_file() else {}
         if "stages" in present:
             self._check_stages(stages, present["stages"])
         former = present.get("code") or []
@@ -228,7 +228,8 @@ class RunFolder:
         write_atomic(self.timing, json.dumps(times, indent=2) + "\n")
 
 
-def _mapping(path: Path) -> dict[str, Any]:
+def read_mapping(path: Path) -> dict[str, Any]:
+    """A YAML file's mapping; ValueError, in one line, for anything else."""
     try:
         content = yaml.safe_load(path.read_text())
         if not isinstance(content, dict):

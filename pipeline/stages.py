@@ -52,7 +52,7 @@ def run_stages(run: Trained, tracker: Tracker, console: Console) -> Trained:
     """Runs all stages of the compressor, going on from what the run folder holds."""
     done = _finished(run)
     if done:
-        _load_boundaries(run, done)
+        load_finished(run, [plan.stage.name for plan in done])
         console.print(f"[dim]resumed after stage {done[-1].stage.name}[/]")
     ahead = run.plan[len(done) :]
     under_way, epoch = _mid_stage_position(run.folder, ahead)
@@ -84,7 +84,7 @@ def _run_or_take_stage(run: Trained, plan: StagePlan, tracker: Tracker, console:
                     tracker.row(row)
                 console.print(f"stage {title}: trained before, taken from {entry.checkpoint}", soft_wrap=True)
             ranks.barrier()
-            _load_boundaries(run, [plan])
+            load_finished(run, [plan.stage.name])
             return
         with _timed(run.folder, plan):
             _run_stage(run, plan, tracker, console, title, resumed)
@@ -106,7 +106,7 @@ def _run_stage(run: Trained, plan: StagePlan, tracker: Tracker, console: Console
         _conclude(run, plan, tracker, console, title)
     ranks.barrier()
     if not ranks.is_main():
-        _load_boundaries(run, [plan])
+        load_finished(run, [plan.stage.name])
 
 
 def _reestimate(run: Trained, plan: StagePlan) -> None:
@@ -144,10 +144,11 @@ def _finished(run: Trained) -> list[StagePlan]:
     return done
 
 
-def _load_boundaries(run: Trained, done: list[StagePlan]) -> None:
-    for plan in done:
-        state = load_plain(run.folder.boundary(plan.stage.name), "test_top1", "model")
-        run.top1[plan.stage.name] = state["test_top1"]
+def load_finished(run: Trained, stages: list[str]) -> None:
+    """The network as the last of these finished stages left it, and the accuracies of all of them."""
+    for stage in stages:
+        state = load_plain(run.folder.boundary(stage), "test_top1", "model")
+        run.top1[stage] = state["test_top1"]
     run.model.load_state_dict(state["model"])
 
 

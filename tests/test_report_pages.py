@@ -61,6 +61,8 @@ def a_report(top1=0.9, packed_bytes=1000, unit="filter", compressor="stq_a", val
         "dataset": "cifar10",
         "compressor": compressor,
         "seed": 0,
+        "recipe": [{"name": "pretrain", "epochs": 1}],
+        "code": [{"commit": "a" * 40, "dirty": True, "torch": "2.14.0"}],
         "accuracy": {
             "top1": top1,
             "top5": 0.99,
@@ -199,6 +201,9 @@ def test_writing_replaces_and_reading_checks(tmp_path):
     files.write_report(a_report(), tmp_path)
     assert report.read_report(tmp_path / "report.json") == a_report()
     assert sorted(p.name for p in tmp_path.iterdir()) == ["report.html", "report.json"]
+    older = {k: v for k, v in a_report().items() if k not in ("recipe", "code")}
+    (tmp_path / "report.json").write_text(json.dumps(older))
+    assert report.read_report(tmp_path / "report.json") == a_report() | {"recipe": None, "code": None}
     (tmp_path / "report.json").write_text("{}")
     with pytest.raises(ValueError, match=r"report.json: report: missing key"):
         report.read_report(tmp_path / "report.json")
