@@ -17,10 +17,10 @@ from sparsign.compressors import registry
 from sparsign.configs import schema
 from sparsign.pipeline import build, origin, ranks
 from sparsign.pipeline.cli import fails_in_one_line, resume_hint, run_cli
+from sparsign.pipeline.failures import goes_on
 from sparsign.pipeline.folder import RunFolder
 from sparsign.pipeline.naming import near, no_empty_folders, register_resolvers
 from sparsign.pipeline.stages import prepare, run_stages
-from sparsign.pipeline.sweep import goes_on
 from sparsign.pipeline.tracking import NoTracker
 from sparsign.pipeline.trained import Trained
 

@@ -18,8 +18,8 @@ from sparsign.packing.file import write
 from sparsign.pipeline import build
 from sparsign.pipeline.cli import one_line
 from sparsign.pipeline.folder import RunFolder, read_mapping
-from sparsign.pipeline.meta import packed_meta
 from sparsign.pipeline.pack import packed_model
+from sparsign.pipeline.packed_meta import packed_meta
 from sparsign.pipeline.stages import load_finished, test_at_last
 from sparsign.pipeline.trained import Trained
 

@@ -12,13 +12,13 @@ from typing import Any
 
 import torch
 
-from sparsign.evaluation import latency, proof, schema
+from sparsign.evaluation import latency, proof, report_schema
 from sparsign.evaluation.accuracy import Batches, limited, logits, top1, top5
-from sparsign.evaluation.layers import layer_rows
+from sparsign.evaluation.layer_rows import layer_rows
+from sparsign.evaluation.pruned_ratio import GROUP, pruned_ratio
 from sparsign.evaluation.ran import ran
 from sparsign.evaluation.rebuild import float_network, part
 from sparsign.evaluation.storage import storage
-from sparsign.evaluation.structure import GROUP, pruned_ratio
 from sparsign.evaluation.theory import theory
 from sparsign.kernels.engine import load_engine
 from sparsign.kernels.reference import ReferenceEngine
@@ -36,7 +36,7 @@ def evaluate_packed(
     limit: int | None = None,
     packed: PackedModel | None = None,
 ) -> dict[str, Any]:
-    """Measure a packed file; the keys of the result are those of `evaluation.schema.KEYS`.
+    """Measure a packed file; the keys of the result are those of `evaluation.report_schema.KEYS`.
 
     Args:
         packed: what is in the file, if it was read before.
@@ -92,7 +92,7 @@ def evaluate_packed(
         "theory": theory(packed, unit, pfr, group),
         "environment": environment(),
     }
-    schema.validate(report)
+    report_schema.validate(report)
     return report
 
 
@@ -162,7 +162,7 @@ def read_report(path: str | Path) -> dict[str, Any]:
         if not isinstance(report, dict):
             raise ValueError("not a JSON object")
         report = {"recipe": None, "code": None} | report  # older ones do not say
-        schema.validate(report)
+        report_schema.validate(report)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
     return report

@@ -11,7 +11,7 @@ from torch.nn.utils import parametrize
 from sparsign.compressors.parts.transforms import Quantizer, attach, encode_layer, scaled
 from sparsign.models.graph import batchnorm_affine
 from sparsign.models.react import ChannelShift
-from sparsign.pipeline.layout import lay_out
+from sparsign.pipeline.memory_format import lay_out
 from sparsign.pipeline.trained import Trained
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from sparsign.compressors.base import Compressor
 from sparsign.datamodules.base import ImageData
 from sparsign.pipeline.folder import RunFolder
-from sparsign.pipeline.layout import lay_out
+from sparsign.pipeline.memory_format import lay_out
 from sparsign.pipeline.plan import StagePlan
 
 

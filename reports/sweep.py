@@ -19,7 +19,7 @@ from rich.table import Table
 
 from sparsign.evaluation.report import read_report
 from sparsign.packing.atomic import write_atomic
-from sparsign.pipeline.sweep import failures
+from sparsign.pipeline.failures import failures
 from sparsign.reports.figures import BLUE, GRID, INK, MUTED, PALE, axes, styled, svg
 from sparsign.reports.html import page, section, table
 from sparsign.reports.table import percent

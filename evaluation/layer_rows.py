@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from sparsign.evaluation.structure import full_mask, kept_weights
+from sparsign.evaluation.pruned_ratio import full_mask, kept_weights
 from sparsign.packing.size import Size, sizes
 from sparsign.packing.spec import Node, PackedModel
 
