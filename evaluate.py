@@ -28,6 +28,7 @@ from sparsign.reports.table import summary
 def main(config: DictConfig) -> float:
     """Writes report.json and report.html; returns the packed network's top-1."""
     check(OmegaConf.to_object(config), "")
+    check_repack(config.repack, config.run, config.packed, config.leftovers)
     if config.repack:
         return repacked(config)
     path = packed_file(config.run, config.packed)
@@ -39,11 +40,7 @@ def repacked(config: DictConfig) -> float:
     from sparsign.evaluation.repack import repack
     from sparsign.pipeline.folder import RunFolder
 
-    if config.run is None or config.packed is not None:
-        raise ValueError(f"repack=true with run={config.run}, packed={config.packed}: expected run=<folder> alone")
     folder = RunFolder(config.run)
-    if not folder.path.is_dir():
-        raise FileNotFoundError(f"run={config.run}: there is no such folder")
     check_output(output_folder(config, folder.packed))
     with folder.locked():
         new = repack(folder, config.dataset.root, config.leftovers, Console())
@@ -51,6 +48,16 @@ def repacked(config: DictConfig) -> float:
             return measured(config, new, folder.packed)["accuracy"]["top1"]
         finally:
             new.unlink(missing_ok=True)
+
+
+def check_repack(repack: bool, run: str | None, packed: str | None, leftovers: str | None) -> None:
+    """Raises ValueError for options that do not go together, FileNotFoundError for a run that is not there."""
+    if not repack and leftovers is not None:
+        raise ValueError(f"leftovers={leftovers}: expected repack=true with it; a packed file stays as it is")
+    if repack and (run is None or packed is not None):
+        raise ValueError(f"repack=true with run={run}, packed={packed}: expected run=<folder> alone")
+    if repack and not Path(run).is_dir():
+        raise FileNotFoundError(f"run={run}: there is no such folder")
 
 
 def measured(config: DictConfig, path: Path, place: Path) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from sparsign.evaluation import latency, proof, report_schema
@@ -23,6 +24,7 @@ from sparsign.evaluation.theory import theory
 from sparsign.kernels.engine import load_engine
 from sparsign.kernels.reference import ReferenceEngine
 from sparsign.packing.file import read
+from sparsign.packing.floats import precision
 from sparsign.packing.size import Size, compressed_code_bytes, total_size
 from sparsign.packing.spec import PackedModel
 
@@ -109,7 +111,19 @@ def _sizes(packed: PackedModel, layers: list[dict[str, Any]], on_disk: int) -> d
             "compression_ratio": conv.float_bytes / conv_bytes if conv_bytes else None,
         },
         "codes": compressed_code_bytes(packed),
+        "leftovers": leftovers(packed),
     }
+
+
+def leftovers(packed: PackedModel) -> str:
+    """The precision that holds every number of the file that is no code: bf16, fp16 or fp32."""
+    kinds = set()
+    for node in packed.nodes:
+        arrays = [a for a in node.tensors.values() if a.dtype == np.float32]
+        if node.codes is not None:
+            arrays += [*node.codes.values.arrays().values()] if node.codes.coded else [node.codes.codes]
+        kinds |= {precision(array) for array in arrays}
+    return next(kind for kind in ("fp32", "fp16", "bf16") if kind in kinds or kind == "bf16")
 
 
 def _counts(size: Size) -> dict[str, int]:
@@ -162,6 +176,8 @@ def read_report(path: str | Path) -> dict[str, Any]:
         if not isinstance(report, dict):
             raise ValueError("not a JSON object")
         report = {"recipe": None, "code": None} | report  # older ones do not say
+        if isinstance(report.get("size"), dict):
+            report["size"].setdefault("leftovers", None)
         report_schema.validate(report)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None

@@ -64,6 +64,7 @@ KEYS: dict[str, tuple[tuple[type, ...], str]] = {
     "size.codes.packed": ((int,), "all codes at two bits (more above four levels): PTQ's accounting"),
     "size.codes.gzip": ((int,), "those after gzip -9"),
     "size.codes.xz": ((int,), "those after xz -9e"),
+    "size.leftovers": ((*TEXT, NONE), "precision that holds every number beside the codes: bf16, fp16 or fp32"),
     "reload.identical_predictions": (
         (bool, NONE),
         "reloaded file and trained network agree wherever the margin is not below epsilon, null without a proof",

@@ -40,6 +40,7 @@ def test_the_file_holds_rounded_leftovers_and_answers_as_the_rounded_network(
     assert f"leftovers in {kind}: held-out top-1 " in said and " % before, " in said
     assert report["reload"]["identical_predictions"] is True and report["reload"]["max_logit_error"] < 1e-5
     assert report["accuracy"]["top1"] == report["accuracy"]["trained_top1"]
+    assert report["size"]["leftovers"] == kind
     arrays = list(float_arrays(tmp_path / "run" / "model.sparsign"))
     assert arrays and all(precision(a) in ("bf16", kind) for a in arrays)
     # the checkpoint is not rounded: without the report and the file, another precision can be had from it

@@ -80,7 +80,7 @@ def a_report(top1=0.9, packed_bytes=1000, unit="filter", compressor="stq_a", val
             **{f"{u}_pfr": 0.25 for u in ("filter", "kernel", "weight")},
         },
         "layers": [layer(), layer("conv2", kept=0, packed_bytes=0, levels=None)],
-        "size": {**counts, "conv": counts, "codes": {"packed": 40, "gzip": 30, "xz": 60}},
+        "size": {**counts, "conv": counts, "codes": {"packed": 40, "gzip": 30, "xz": 60}, "leftovers": "fp32"},
         "speed": [speed("torch fp32", 4.0, 1.0), speed("torch bf16", 2.0, 2.0), speed("native", 0.5, 8.0)],
         "reload": {
             "identical_predictions": True,
