@@ -53,9 +53,8 @@ def evaluate_packed(
     path = Path(path)
     packed = read(path) if packed is None else packed
     meta = packed.meta
-    # The proof is of the file, so it is made in the trained network's own order of summation; the engine is timed.
+    # The proof is of the file, so it is made in the trained network's own order of summation.
     answers, labels = logits(ReferenceEngine(packed), limited(batches, limit))
-    engine = load_engine(packed)
     model, dataset, compressor, accuracy = (part(meta, k) for k in ("model", "dataset", "compressor", "accuracy"))
     unit = compressor.get("pfr_unit") or "filter"
     group = compressor.get("group") or GROUP
@@ -89,7 +88,7 @@ def evaluate_packed(
         },
         "layers": [{**row, "storage": bits.get(row["name"])} for row in layers],
         "size": _sizes(packed, layers, path.stat().st_size),
-        "speed": _speed(packed, engine, latency_options),
+        "speed": _speed(packed, latency_options),
         "reload": _reload(meta, answers),
         "theory": theory(packed, unit, pfr, group),
         "environment": environment(),
@@ -132,10 +131,10 @@ def _counts(size: Size) -> dict[str, int]:
     return {**counts, "float_bytes": size.float_bytes, "order0_bytes": size.entropy_bound_bytes}
 
 
-def _speed(packed: PackedModel, engine: Any, options: Mapping[str, Any]) -> list[dict[str, Any]]:
+def _speed(packed: PackedModel, options: Mapping[str, Any]) -> list[dict[str, Any]]:
     if options["seconds"] <= 0:
         return []
-    timed = latency.candidates(float_network(packed), engine)
+    timed = latency.candidates(float_network(packed), load_engine(packed))
     return latency.measure(timed, packed.input_shape, **options)
 
 

@@ -346,6 +346,8 @@ def test_multirun_gives_two_folders_one_summary_and_skips_what_is_finished(tmp_p
     packed = sorted((tmp_path / "multirun" / "pair").rglob("model.sparsign"))
     assert len(packed) == 2
     assert packed[0].stat().st_size > packed[1].stat().st_size
+    assert len(list((tmp_path / "multirun" / "pair" / "pretrain").iterdir())) == 2  # one entry: checkpoint and account
+    assert [p.parent for p in (tmp_path / "multirun" / "pair").rglob("pretrain_from.json")] == [packed[1].parent]
     assert {"summary.csv", "pareto.png", "sweep.html"} <= {p.name for p in (tmp_path / "multirun" / "pair").iterdir()}
     stamps = [p.stat().st_mtime_ns for p in packed]
     second = cli("train.py", *arguments, cwd=tmp_path)
