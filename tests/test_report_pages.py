@@ -158,6 +158,7 @@ def pictures(page):
 
 def test_page_is_self_contained_and_its_pictures_are_well_formed():
     page = html.render(a_report(), METRICS)
+    assert "<td>pretrain</td><td>epochs 1</td>" in page and f"commit {'a' * 40}, dirty True, torch 2.14.0" in page
     assert len(pictures(page)) == 5  # sizes, kept filters, speed, curves, heat map
     assert "<script" not in page and "<link" not in page and "@import" not in page
     assert 'src="http' not in page and 'href="http' not in page and "url(http" not in page
