@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import hydra
 import yaml
@@ -26,23 +28,66 @@ from sparsign.reports.table import summary
 def main(config: DictConfig) -> float:
     """Writes report.json and report.html; returns the packed network's top-1."""
     check(OmegaConf.to_object(config), "")
+    check_repack(config.repack, config.run, config.packed, config.leftovers)
+    if config.repack:
+        return repacked(config)
     path = packed_file(config.run, config.packed)
-    output = Path(config.output) if config.output is not None else path.parent
+    return measured(config, path, path)["accuracy"]["top1"]
+
+
+def repacked(config: DictConfig) -> float:
+    """Packs the run again and measures the new file, which takes the old one's place once it is proved."""
+    from sparsign.evaluation.repack import repack
+    from sparsign.pipeline.folder import RunFolder
+
+    folder = RunFolder(config.run)
+    check_output(output_folder(config, folder.packed))
+    with folder.locked():
+        new = repack(folder, config.dataset.root, config.leftovers, Console())
+        try:
+            return measured(config, new, folder.packed)["accuracy"]["top1"]
+        finally:
+            new.unlink(missing_ok=True)
+
+
+def check_repack(repack: bool, run: str | None, packed: str | None, leftovers: str | None) -> None:
+    """Raises ValueError for options that do not go together, FileNotFoundError for a run that is not there."""
+    if not repack and leftovers is not None:
+        raise ValueError(f"leftovers={leftovers}: expected repack=true with it; a packed file stays as it is")
+    if repack and (run is None or packed is not None):
+        raise ValueError(f"repack=true with run={run}, packed={packed}: expected run=<folder> alone")
+    if repack and not Path(run).is_dir():
+        raise FileNotFoundError(f"run={run}: there is no such folder")
+
+
+def measured(config: DictConfig, path: Path, place: Path) -> dict[str, Any]:
+    """The report of the packed file at `path`, written; the file is moved to `place` before it is, if it is proved."""
+    output = output_folder(config, place)
     check_output(output)
     data = config.dataset
     root = data.root if data.root is not None else root_of_run(path.parent)
     packed = read(path)
     batches = test_batches(packed, root, data.download, data.workers)
     report = evaluate_packed(path, batches, OmegaConf.to_container(config.latency), data.limit, packed)
-    write_report(report, output)
+    report["packed"] = str(place)
+    proved = report["reload"]["identical_predictions"] is not False
+    if path != place and proved:
+        os.replace(path, place)
+    if path == place or proved:
+        write_report(report, output)
     console = Console()
     console.print(summary(report, output))
     sparse = {row["name"]: row["storage"] for row in report["layers"] if row["storage"]}
     if sparse:
         console.print(storage_table(sparse))
-    if report["reload"]["identical_predictions"] is False:
+    if not proved:
         raise ValueError(f"{path}: its predictions are DIFFERENT from those of the network it was made from")
-    return report["accuracy"]["top1"]
+    return report
+
+
+def output_folder(config: DictConfig, packed: Path) -> Path:
+    """Where the report goes: `output=`, else beside the packed file."""
+    return Path(config.output) if config.output is not None else packed.parent
 
 
 def check_output(output: Path) -> None:

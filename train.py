@@ -17,10 +17,10 @@ from sparsign.compressors import registry
 from sparsign.configs import schema
 from sparsign.pipeline import build, origin, ranks
 from sparsign.pipeline.cli import fails_in_one_line, resume_hint, run_cli
+from sparsign.pipeline.failures import goes_on
 from sparsign.pipeline.folder import RunFolder
 from sparsign.pipeline.naming import near, no_empty_folders, register_resolvers
 from sparsign.pipeline.stages import prepare, run_stages
-from sparsign.pipeline.sweep import goes_on
 from sparsign.pipeline.tracking import NoTracker
 from sparsign.pipeline.trained import Trained
 
@@ -32,7 +32,7 @@ def main(config: DictConfig) -> float | None:
     hydra_config = HydraConfig.get()
     folder = Path(hydra_config.runtime.output_dir)
     if hydra_config.mode == RunMode.MULTIRUN:
-        sweep = Path(hydra_config.sweep.dir).name
+        sweep = Path(hydra_config.sweep.dir)
         return goes_on(lambda: held_out(run(config, near(folder), sweep)), folder)
     with no_empty_folders(folder):
         return held_out(run(config, near(config.resume or folder)))
@@ -43,10 +43,13 @@ def held_out(report: dict[str, Any] | None) -> float | None:
     return report["accuracy"]["val_top1"] if report else None
 
 
-def run(config: DictConfig, path: str | Path, sweep: str | None = None) -> dict[str, Any] | None:
+def run(config: DictConfig, path: str | Path, sweep: Path | None = None) -> dict[str, Any] | None:
     """One job in its run folder: goes on with what is there, or starts; returns the report (None: not rank 0).
 
     A folder with this very run in it is only entered to resume it or, in a sweep, to skip or finish it.
+
+    Args:
+        sweep: the folder of the sweep that the job is of.
     """
     build.validate(config)
     if sweep is not None and ranks.size() > 1:
@@ -73,7 +76,7 @@ def _finished(folder: RunFolder) -> dict[str, Any]:
 
 
 def _run(
-    config: DictConfig, folder: RunFolder, resume: bool, sweep: str | None, console: Console
+    config: DictConfig, folder: RunFolder, resume: bool, sweep: Path | None, console: Console
 ) -> dict[str, Any] | None:
     console.print(f"run folder: {folder.path}", soft_wrap=True)
     tracker = instantiate(config.logger) if ranks.is_main() else NoTracker()
@@ -81,13 +84,14 @@ def _run(
     try:
         with resume_hint(folder, console):
             beside = _float_beside(config)
-            trained = prepare(config, folder)
+            trained = prepare(config, folder, _cache(config, sweep))
             stages, options = [plan.told for plan in trained.plan], build.plain(config)
             if ranks.is_main():
                 folder.claim(options, resume)
                 if warning := folder.record(stages, origin.code()):
                     console.print(f"warning: {warning}", soft_wrap=True)
-            tracker.open(folder.path, options | {"stages": stages, "code": origin.code()}, sweep)
+            group = sweep.name if sweep else None
+            tracker.open(folder.path, options | {"stages": stages, "code": origin.code()}, group)
             run_stages(trained, tracker, console)
             ranks.stop()
             if not ranks.is_main():
@@ -100,6 +104,11 @@ def _run(
     return proved(report)
 
 
+def _cache(config: DictConfig, sweep: Path | None) -> Path | None:
+    """Where runs share their pretrain stages: `cache=<folder>`, else in the sweep's folder; None for a run alone."""
+    return Path(config.cache) if config.cache else sweep and sweep / "pretrain"
+
+
 def _float_beside(config: DictConfig) -> float | None:
     """Top-1 of the float network of `baseline=<run>`, read before anything is trained."""
     if config.baseline is None:
@@ -110,25 +119,15 @@ def _float_beside(config: DictConfig) -> float | None:
 
 
 def pack_and_measure(trained: Trained, console: Console, float_top1: float | None = None) -> dict[str, Any]:
-    """Cuts and packs the trained network, then reads the file back and measures what it holds.
-
-    float_top1: of the float network that the run is set beside; None where no other run trained it.
-    """
-    from sparsign.evaluation import proof
+    """Cuts and packs the trained network, then reads the file back and measures what it holds."""
+    from sparsign.evaluation.repack import write_trained
     from sparsign.evaluation.report import evaluate_packed
-    from sparsign.packing.file import write
-    from sparsign.pipeline.meta import packed_meta
-    from sparsign.pipeline.pack import packed_model
     from sparsign.reports.files import write_report
     from sparsign.reports.table import summary
 
-    folder, config = trained.folder, trained.config
-    meta = packed_meta(config, trained) | {"proof": proof.make(trained.logits)}
-    if float_top1 is not None:
-        meta["accuracy"]["float_top1"] = float_top1
-    write(packed_model(config, trained.model, meta), folder.packed)
-
-    report = evaluate_packed(folder.packed, trained.data.test_dataloader(), build.plain(config.latency))
+    folder = trained.folder
+    write_trained(trained, folder.packed, float_top1)
+    report = evaluate_packed(folder.packed, trained.data.test_dataloader(), build.plain(trained.config.latency))
     write_report(report, folder.path)
     console.print(summary(report, folder.path))
     return report

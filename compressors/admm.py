@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -54,6 +54,11 @@ class ADMM(Compressor):
     one_sided: bool = option(False, "no level 0 for quantize = bits: a pruned layer has its zeros already")
     freeze: float = option(0.3, "fraction of the free weights frozen on their levels before a freeze round", gt=0, lt=1)
     freeze_rounds: int = option(0, "for quantize = interval: finetune rounds until all weights are frozen", ge=0)
+
+    AFTER_PRETRAIN: ClassVar[tuple[str, ...]] = (
+        "structure", "pfr", "ratios", "rounds", "rhos", "rho_growth", "interval", "purify", "purify_emptiness",
+        "purify_share", "quantize", "bits", "layer_bits", "one_sided", "freeze", "freeze_rounds",
+    )  # fmt: skip
 
     # -- the algorithm -------------------------------------------------------------------------------------------------
 

@@ -90,8 +90,10 @@ class Compressor:
     )
 
     STAGES: ClassVar[tuple[str, ...]] = ("pretrain", "quantize", "finetune")
+    AFTER_PRETRAIN: ClassVar[tuple[str, ...]] = ()
+    """Options that say nothing about the pretrain stage: runs that differ in no others can share it."""
     PFR_UNIT: ClassVar[str] = "filter"
-    """What the pruned ratio counts in the paper: one of `evaluation.structure.UNITS`."""
+    """What the pruned ratio counts in the paper: one of `evaluation.pruned_ratio.UNITS`."""
 
     def __post_init__(self) -> None:
         check(self, "compressor")

@@ -53,6 +53,9 @@ class PTQ(Compressor):
     protocol: str = option("cifar", "which stage lengths and rates to use by default", choices=("cifar", "imagenet"))
 
     STAGES: ClassVar[tuple[str, ...]] = ("pretrain", "prune", "quantize")
+    AFTER_PRETRAIN: ClassVar[tuple[str, ...]] = (
+        "pfr", "start_ratio", "ramp", "estimator", "lambda_", "lambda_ramp", "reinit"
+    )  # fmt: skip
     PFR_UNIT: ClassVar[str] = "weight"
 
     # -- the algorithm -------------------------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -36,6 +37,8 @@ class STQA(BinaryFilterPruning):
     min_filters: int = option(16, "at least that many filters of a layer stay (our choice)", ge=1)
     exempt_layers: int = option(1, "so many first binary convs lose no filter (paper: initial conv layers)", ge=0)
     scale: bool = option(False, "scale factors mean|W| per filter, as XNOR-Net has them")
+
+    AFTER_PRETRAIN: ClassVar[tuple[str, ...]] = ("pfr", "layer_cap", "min_filters", "exempt_layers")
 
     def path(self, name: str, layer: nn.Module) -> tuple[WeightTransform, ...]:
         return (ScaledBinary() if self.scale else Binary(),)

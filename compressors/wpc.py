@@ -56,6 +56,9 @@ class WPC(Compressor):
     finetune: bool = option(False, "add a stage without penalty in which zero groups stay zero")
     protocol: str = option("cifar", "which of the lab's stage lengths and rates to use", choices=("cifar", "imagenet"))
 
+    AFTER_PRETRAIN: ClassVar[tuple[str, ...]] = (
+        "penalty_kind", "unpenalised", "lambda_", "clip_ratio", "order", "tolerance", "finetune"
+    )  # fmt: skip
     PFR_UNIT: ClassVar[str] = "group"
 
     # -- the algorithm -------------------------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ from hydra.core.config_store import ConfigStore
 
 from sparsign.configs.help import register_help
 from sparsign.configs.options import option
-from sparsign.configs.schema import LatencyConfig
+from sparsign.configs.schema import PRECISIONS, LatencyConfig
 
 
 @dataclass
@@ -27,6 +27,10 @@ class EvaluateConfig:
 
     run: str | None = option(None, "run folder: its model.sparsign is measured")
     packed: str | None = option(None, "or the packed file itself")
+    repack: bool = option(False, "pack the run again with today's code, from the checkpoint of its last stage")
+    leftovers: str | None = option(
+        None, "with repack: what stays float is rounded to it; null = as the run had it", choices=PRECISIONS
+    )
     output: str | None = option(None, "folder for report.json and report.html; null = beside the packed file")
     dataset: TestDataConfig = field(default_factory=TestDataConfig)
     latency: LatencyConfig = field(default_factory=LatencyConfig)

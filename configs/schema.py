@@ -12,6 +12,7 @@ from sparsign.configs.help import register_help
 from sparsign.configs.options import option
 from sparsign.models.checks import FORMS
 
+PRECISIONS = ("fp32", "bf16", "fp16")
 DECAYS = ("constant", "cosine", "linear", "multistep", "cyclic")
 
 
@@ -139,8 +140,14 @@ class TrainConfig:
     schedule: ScheduleConfig = MISSING
     latency: LatencyConfig = field(default_factory=LatencyConfig)
     seed: int = option(0, "seed of initialisation, splits, order and augmentation", ge=0, lt=2**32)
+    leftovers: str = option(
+        "fp32", "what stays float in the file: weights, scales, BN are rounded to it", choices=PRECISIONS
+    )
     baseline: str | None = option(None, "finished run whose float network this one is set beside in the report")
     resume: str | None = option(None, "run folder to go on with")
+    cache: str | None = option(
+        None, "folder of pretrain stages that runs share; null: in a sweep, one in its own folder"
+    )
     sweep: str | None = option(None, "name of the multirun's folder; null = made from the overrides")
 
 

@@ -10,18 +10,21 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
-from sparsign.evaluation import latency, proof, schema
+from sparsign.evaluation import latency, proof, report_schema
 from sparsign.evaluation.accuracy import Batches, limited, logits, top1, top5
-from sparsign.evaluation.layers import layer_rows
+from sparsign.evaluation.layer_rows import layer_rows
+from sparsign.evaluation.pruned_ratio import GROUP, pruned_ratio
+from sparsign.evaluation.ran import ran
 from sparsign.evaluation.rebuild import float_network, part
 from sparsign.evaluation.storage import storage
-from sparsign.evaluation.structure import GROUP, pruned_ratio
 from sparsign.evaluation.theory import theory
 from sparsign.kernels.engine import load_engine
 from sparsign.kernels.reference import ReferenceEngine
 from sparsign.packing.file import read
+from sparsign.packing.floats import precision
 from sparsign.packing.size import Size, compressed_code_bytes, total_size
 from sparsign.packing.spec import PackedModel
 
@@ -35,7 +38,7 @@ def evaluate_packed(
     limit: int | None = None,
     packed: PackedModel | None = None,
 ) -> dict[str, Any]:
-    """Measure a packed file; the keys of the result are those of `evaluation.schema.KEYS`.
+    """Measure a packed file; the keys of the result are those of `evaluation.report_schema.KEYS`.
 
     Args:
         packed: what is in the file, if it was read before.
@@ -50,9 +53,8 @@ def evaluate_packed(
     path = Path(path)
     packed = read(path) if packed is None else packed
     meta = packed.meta
-    # The proof is of the file, so it is made in the trained network's own order of summation; the engine is timed.
+    # The proof is of the file, so it is made in the trained network's own order of summation.
     answers, labels = logits(ReferenceEngine(packed), limited(batches, limit))
-    engine = load_engine(packed)
     model, dataset, compressor, accuracy = (part(meta, k) for k in ("model", "dataset", "compressor", "accuracy"))
     unit = compressor.get("pfr_unit") or "filter"
     group = compressor.get("group") or GROUP
@@ -68,6 +70,7 @@ def evaluate_packed(
         "dataset": dataset.get("name", ""),
         "compressor": compressor.get("name", ""),
         "seed": meta.get("seed"),
+        **ran(path.parent),
         "accuracy": {
             "top1": top1(answers, labels),
             "top5": top5(answers, labels),
@@ -85,12 +88,12 @@ def evaluate_packed(
         },
         "layers": [{**row, "storage": bits.get(row["name"])} for row in layers],
         "size": _sizes(packed, layers, path.stat().st_size),
-        "speed": _speed(packed, engine, latency_options),
+        "speed": _speed(packed, latency_options),
         "reload": _reload(meta, answers),
         "theory": theory(packed, unit, pfr, group),
         "environment": environment(),
     }
-    schema.validate(report)
+    report_schema.validate(report)
     return report
 
 
@@ -107,7 +110,19 @@ def _sizes(packed: PackedModel, layers: list[dict[str, Any]], on_disk: int) -> d
             "compression_ratio": conv.float_bytes / conv_bytes if conv_bytes else None,
         },
         "codes": compressed_code_bytes(packed),
+        "leftovers": leftovers(packed),
     }
+
+
+def leftovers(packed: PackedModel) -> str:
+    """The precision that holds every number of the file that is no code: bf16, fp16 or fp32."""
+    kinds = set()
+    for node in packed.nodes:
+        arrays = [a for a in node.tensors.values() if a.dtype == np.float32]
+        if node.codes is not None:
+            arrays += [*node.codes.values.arrays().values()] if node.codes.coded else [node.codes.codes]
+        kinds |= {precision(array) for array in arrays}
+    return next(kind for kind in ("fp32", "fp16", "bf16") if kind in kinds or kind == "bf16")
 
 
 def _counts(size: Size) -> dict[str, int]:
@@ -116,10 +131,10 @@ def _counts(size: Size) -> dict[str, int]:
     return {**counts, "float_bytes": size.float_bytes, "order0_bytes": size.entropy_bound_bytes}
 
 
-def _speed(packed: PackedModel, engine: Any, options: Mapping[str, Any]) -> list[dict[str, Any]]:
+def _speed(packed: PackedModel, options: Mapping[str, Any]) -> list[dict[str, Any]]:
     if options["seconds"] <= 0:
         return []
-    timed = latency.candidates(float_network(packed), engine)
+    timed = latency.candidates(float_network(packed), load_engine(packed))
     return latency.measure(timed, packed.input_shape, **options)
 
 
@@ -159,7 +174,10 @@ def read_report(path: str | Path) -> dict[str, Any]:
         report = json.loads(path.read_text(encoding="utf-8"))
         if not isinstance(report, dict):
             raise ValueError("not a JSON object")
-        schema.validate(report)
+        report = {"recipe": None, "code": None} | report  # older ones do not say
+        if isinstance(report.get("size"), dict):
+            report["size"].setdefault("leftovers", None)
+        report_schema.validate(report)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
     return report

@@ -63,21 +63,20 @@ def layer_storage(layer: LayerCodes) -> dict[str, Any]:
     csr_bits; per_weight_bits: the cheaper of the two per nonzero, None without nonzeros; best: which of the three is
     least. A filler gets no code of its own, which favours irregular.
     """
-    weight = layer.weight()
-    nonzero = weight != 0
+    nonzero = layer.nonzero()
+    codes = layer.dense_codes() if layer.coded else None
     # irregular formats store no zeros, so zero needs no level of its own there; at least one bit for the sign or value
-    levels = np.unique(layer.dense_codes()) if layer.coded else None
+    levels = None if codes is None else np.unique(codes)
     value_bits = FLOAT_BITS if levels is None else bits_per_symbol(len(levels))
     sparse_bits = FLOAT_BITS if levels is None else bits_per_symbol(max(1, int((levels != 0).sum())))
     matrix = nonzero.reshape(len(nonzero), -1)
     irregular = irregular_index_bits(matrix, sparse_bits)
     columns = matrix.any(axis=0)
-    filled = None if levels is None else layer.dense_codes().reshape(matrix.shape)[:, columns]
-    filled_bits = FLOAT_BITS if levels is None else bits_per_symbol(len(np.unique(filled)))
+    filled = FLOAT_BITS if codes is None else bits_per_symbol(len(np.unique(codes.reshape(matrix.shape)[:, columns])))
     nonzeros = int(nonzero.sum())
     kinds = {
         "dense": int(np.prod(layer.full_shape)) * value_bits,
-        "structured": min(weight.size * value_bits, len(matrix) * int(columns.sum()) * filled_bits + columns.size),
+        "structured": min(nonzero.size * value_bits, len(matrix) * int(columns.sum()) * filled + columns.size),
         "irregular": min(irregular.relative, irregular.csr),
     }
     return {

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from sparsign.evaluation.structure import GROUP, counted, full_mask, kept_weights
+from sparsign.evaluation.pruned_ratio import GROUP, counted, full_mask, kept_weights
 from sparsign.packing.spec import Node, PackedModel
 
 BINARY, SCALED, FLOAT = 64, 58, 1

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import warnings
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -15,6 +16,7 @@ from torch import nn
 from sparsign.compressors.base import Compressor
 from sparsign.configs.members import targets
 from sparsign.configs.options import check
+from sparsign.configs.schema import PRECISIONS
 from sparsign.datamodules.base import ImageData
 from sparsign.models.checks import check_takes
 from sparsign.models.pretrained import load_pretrained
@@ -22,6 +24,7 @@ from sparsign.models.pretrained import load_pretrained
 if TYPE_CHECKING:  # it takes seconds to import: only what trains does
     import pytorch_lightning as pl
 
+ROOT = Path(__file__).parent.parent
 warnings.filterwarnings("ignore", module="pytorch_lightning")
 warnings.filterwarnings("ignore", message="Grad strides")  # DDP, of channels-last 1x1 kernels: a matter of speed
 
@@ -37,6 +40,8 @@ def validate(config: DictConfig) -> None:
     check(compressor(config), "compressor")  # first: its form is the model's
     for name in ("model", "dataset", "trainer", "logger", "schedule", "latency"):
         check(OmegaConf.to_object(config[name]), name)
+    if config.leftovers not in PRECISIONS:
+        raise ValueError(f"leftovers={config.leftovers}: expected a value in {' | '.join(PRECISIONS)}")
     if not 0 <= config.seed < 2**32:
         raise ValueError(f"seed={config.seed}: expected a value in [0, {2**32})")
     for mine, theirs in (("num_classes", "num_classes"), ("in_channels", "channels"), ("image_size", "image_size")):

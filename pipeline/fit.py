@@ -9,7 +9,7 @@ from rich.console import Console
 
 from sparsign.pipeline import build, ranks
 from sparsign.pipeline.checkpoints import MidStageCheckpoint
-from sparsign.pipeline.layout import lay_out
+from sparsign.pipeline.memory_format import lay_out
 from sparsign.pipeline.module import StageModule
 from sparsign.pipeline.plan import StagePlan
 from sparsign.pipeline.progress import StageBar

@@ -18,8 +18,8 @@ from sparsign.packing.atomic import write_atomic
 from sparsign.pipeline import origin
 from sparsign.pipeline.lock import exclusive
 
-VOLATILE = {"resume", "baseline", "sweep", "logger", "latency", "trainer.progress", "trainer.threads", "dataset.root",
-            "dataset.download", "dataset.workers"}  # fmt: skip
+VOLATILE = {"resume", "baseline", "sweep", "cache", "logger", "latency", "trainer.progress", "trainer.threads",
+            "dataset.root", "dataset.download", "dataset.workers"}  # fmt: skip
 """Options that may differ between a run and its resumption: they change where and how it runs, not what it computes."""
 
 
@@ -53,13 +53,18 @@ def _flat(config: dict, prefix: str = "") -> dict[str, Any]:
     return flat
 
 
+FORMERLY = {"leftovers": "fp32"}
+"""What runs did before there was the option."""
+
+
 def _differing(mine: dict[str, Any], theirs: dict[str, Any]) -> list[str]:
-    """Keys with other values; an option that one of the two lacks is the same as null, false or 0."""
+    """Keys with other values; an option that one of the two lacks is the same as null, false or 0, or as `FORMERLY`."""
 
     def same(key: str) -> bool:
         if key in mine and key in theirs:
             return mine[key] == theirs[key]
-        return not mine.get(key, theirs.get(key))
+        one = mine.get(key, theirs.get(key))
+        return not one or one == FORMERLY.get(key)
 
     return [key for key in sorted(mine.keys() | theirs.keys()) if not same(key)]
 
@@ -69,7 +74,7 @@ class RunFolder:
 
     Layout: config.yaml, stages.yaml (the stages as they run, and the code that ran them), metrics.jsonl, timing.json,
     checkpoints/<stage>.ckpt (one per finished stage), checkpoints/mid_stage.ckpt (the stage under way),
-    model.sparsign, report.json, report.html.
+    model.sparsign, report.json, report.html; pretrain_from.json where another run trained the pretrain stage.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -78,6 +83,7 @@ class RunFolder:
         self.stages = self.path / "stages.yaml"
         self.metrics = self.path / "metrics.jsonl"
         self.timing = self.path / "timing.json"
+        self.pretrain_from = self.path / "pretrain_from.json"
         self.packed = self.path / "model.sparsign"
         self.report = self.path / "report.json"
         self.mid_stage = self.path / "checkpoints" / "mid_stage.ckpt"
@@ -125,7 +131,7 @@ class RunFolder:
             raise ValueError(f"resume={self.path}: holds no config.yaml, so it is not a run folder")
         if not resume and not self.started:
             return
-        differing = _differing(mine := _flat(config), theirs := _flat(_mapping(self.config)))
+        differing = _differing(mine := _flat(config), theirs := _flat(read_mapping(self.config)))
         if differing:
             key = differing[0]
             more = f" and {len(differing) - 1} more options differ" if len(differing) > 1 else ""
@@ -149,7 +155,7 @@ class RunFolder:
         Raises:
             ValueError: the stages there are not these, as a default has changed; one line that names the difference.
         """
-        present = _mapping(self.stages) if self.stages.is_file() else {}
+        present = read_mapping(self.stages) if self.stages.is_file() else {}
         if "stages" in present:
             self._check_stages(stages, present["stages"])
         former = present.get("code") or []
@@ -208,17 +214,22 @@ class RunFolder:
         ]
         write_atomic(self.metrics, "".join(json.dumps(r) + "\n" for r in kept))
 
+    def seconds(self) -> dict[str, float]:
+        """Stage -> wall-clock seconds of its training, from timing.json; a damaged one costs no more than its times."""
+        try:
+            return {str(k): float(v) for k, v in json.loads(self.timing.read_text()).items()}
+        except (FileNotFoundError, ValueError, TypeError, AttributeError):
+            return {}
+
     def add_seconds(self, stage: str, seconds: float) -> None:
         """Adds wall-clock to timing.json (a resumed stage adds to what it had)."""
-        try:
-            times = {str(k): float(v) for k, v in json.loads(self.timing.read_text()).items()}
-        except (FileNotFoundError, ValueError, TypeError, AttributeError):  # damaged: costs no more than its times
-            times = {}
+        times = self.seconds()
         times[stage] = round(times.get(stage, 0.0) + seconds, 2)
         write_atomic(self.timing, json.dumps(times, indent=2) + "\n")
 
 
-def _mapping(path: Path) -> dict[str, Any]:
+def read_mapping(path: Path) -> dict[str, Any]:
+    """A YAML file's mapping; ValueError, in one line, for anything else."""
     try:
         content = yaml.safe_load(path.read_text())
         if not isinstance(content, dict):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
@@ -15,11 +15,13 @@ class InUseError(ValueError):
 
 
 @contextmanager
-def exclusive(path: Path, what: str, wait: bool = False) -> Iterator[None]:
+def exclusive(path: Path, what: str, wait: Callable[[str], None] | None = None) -> Iterator[None]:
     """Holds the lock file `path`, which is gone again afterwards; its folder is made where there is none.
 
+    wait: is told, in one line, of the process that has to be waited for; None does not wait.
+
     Raises:
-        InUseError: another process holds it and `wait` is False; one line that names `what` and the process.
+        InUseError: another process holds it and none waits; one line that names `what` and the process.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     file = _lock(path, what, wait)
@@ -32,18 +34,22 @@ def exclusive(path: Path, what: str, wait: bool = False) -> Iterator[None]:
         file.close()
 
 
-def _lock(path: Path, what: str, wait: bool) -> IO[bytes]:
+def _lock(path: Path, what: str, wait: Callable[[str], None] | None) -> IO[bytes]:
+    blocking = fcntl.LOCK_NB
     while True:
         file = open(path, "ab+")  # noqa: SIM115, the lock lasts as long as the open file
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+            fcntl.flock(file, fcntl.LOCK_EX | blocking)
             if os.fstat(file.fileno()).st_ino == os.stat(path).st_ino:
                 return file
         except FileNotFoundError:  # whoever held it before has removed the file that was opened here
             pass
         except BlockingIOError:
             file.seek(0)
-            holder = file.read(200).decode(errors="replace") or "another process"
-            file.close()
-            raise InUseError(f"{what} is in use by {holder}: wait until it ends, or use another folder") from None
+            holder = f"{what} is in use by {file.read(200).decode(errors='replace') or 'another process'}: "
+            if wait is None:
+                file.close()
+                raise InUseError(f"{holder}wait until it ends, or use another folder") from None
+            wait(f"{holder}waiting until it is free")
+            blocking = 0
         file.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import platform
 import subprocess
 from functools import cache
@@ -22,6 +23,15 @@ def code() -> dict[str, Any]:
         changed = _git("status", "--porcelain", "--untracked-files=no")
         dirty = bool(changed or _git("ls-files", "--others", "--exclude-standard", "--", "*.py"))
     return {"commit": commit, "dirty": dirty, "python": platform.python_version()} | {p: _version(p) for p in PACKAGES}
+
+
+@cache
+def sources() -> str:
+    """SHA-256 of the package's Python files: tells changed code apart, and installed code, which has no commit."""
+    digest = hashlib.sha256()
+    for path in sorted(p for package in ROOT.glob("*/__init__.py") for p in package.parent.rglob("*.py")):
+        digest.update(str(path.relative_to(ROOT)).encode() + path.read_bytes())
+    return digest.hexdigest()
 
 
 def differences(present: dict[str, Any], former: dict[str, Any]) -> str:

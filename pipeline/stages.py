@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import torch
 from omegaconf import DictConfig
@@ -13,9 +14,10 @@ from rich.console import Console
 from torch import Tensor
 
 from sparsign.compressors.pruning.weights_left import weights_left
-from sparsign.pipeline import build, ranks
+from sparsign.pipeline import build, ranks, shared
 from sparsign.pipeline.adapt import reestimate_batchnorm
 from sparsign.pipeline.folder import RunFolder, load_plain, save_atomic
+from sparsign.pipeline.leftovers import round_leftovers
 from sparsign.pipeline.pack import check_layer_patterns, check_packable
 from sparsign.pipeline.plan import StagePlan, resolve
 from sparsign.pipeline.seeds import epoch_seed
@@ -24,7 +26,7 @@ from sparsign.pipeline.tracking import Tracker
 from sparsign.pipeline.trained import Trained, test_top1
 
 
-def prepare(config: DictConfig, folder: RunFolder) -> Trained:
+def prepare(config: DictConfig, folder: RunFolder, cache: Path | None = None) -> Trained:
     """Everything before the first step. What cannot work is refused here: nothing has been written or trained yet."""
     if config.trainer.threads:
         torch.set_num_threads(config.trainer.threads)
@@ -43,49 +45,68 @@ def prepare(config: DictConfig, folder: RunFolder) -> Trained:
     check_teacher(config, folder, plan)
     if not folder.started:
         check_packable(config, model)
-    return Trained(config, model, compressor, data, folder, plan)
+    return Trained(config, model, compressor, data, folder, plan, cache)
 
 
 def run_stages(run: Trained, tracker: Tracker, console: Console) -> Trained:
     """Runs all stages of the compressor, going on from what the run folder holds."""
     done = _finished(run)
     if done:
-        _load_boundaries(run, done)
+        load_finished(run, [plan.stage.name for plan in done])
         console.print(f"[dim]resumed after stage {done[-1].stage.name}[/]")
     ahead = run.plan[len(done) :]
     under_way, epoch = _mid_stage_position(run.folder, ahead)
     ranks.barrier()  # all have seen the same folder
     if ranks.is_main():
         _take_up_metrics(run.folder, done, under_way, epoch, tracker, console)
-    for number, plan in enumerate(ahead, start=len(done) + 1):
-        with _timed(run.folder, plan):
-            title = f"{number}/{len(run.plan)} {plan.stage.name}"
-            _run_stage(run, plan, tracker, console, title, resumed=plan.stage.name == under_way)
+    for plan in ahead:
+        _run_or_take_stage(run, plan, tracker, console, resumed=plan.stage.name == under_way)
     if ranks.is_main() and (run.logits is None or next(run.model.parameters()).device.type != "cpu"):
-        run.model.cpu()  # all was finished before, or tested elsewhere than the packed file
-        run.top1[run.plan[-1].stage.name] = test_top1(run)
+        test_at_last(run, console)  # all was finished before, or tested elsewhere than the packed file
     return run
 
 
+def test_at_last(run: Trained, console: Console) -> None:
+    """Tests the network where the packed file is tested: on the CPU, its leftovers rounded."""
+    run.model.cpu()
+    if run.logits is None:
+        round_leftovers(run, console)
+    run.top1[list(run.top1)[-1]] = test_top1(run)
+
+
+def _run_or_take_stage(run: Trained, plan: StagePlan, tracker: Tracker, console: Console, resumed: bool) -> None:
+    """One stage, by training it; or from the cache, where another run has left the very same."""
+    name, title = plan.stage.name, f"{run.plan.index(plan) + 1}/{len(run.plan)} {plan.stage.name}"
+    with shared.entry(run, plan, console) as entry:
+        if entry is not None and ranks.from_main(entry.there):
+            if ranks.is_main():
+                for row in entry.take(run.folder, name):
+                    tracker.row(row)
+                console.print(f"stage {title}: trained before, taken from {entry.checkpoint}", soft_wrap=True)
+            ranks.barrier()
+            load_finished(run, [plan.stage.name])
+            return
+        with _timed(run.folder, plan):
+            _run_stage(run, plan, tracker, console, title, resumed)
+        if entry is not None and ranks.is_main():
+            entry.keep(run.folder, name)
+
+
 def _run_stage(run: Trained, plan: StagePlan, tracker: Tracker, console: Console, title: str, resumed: bool) -> None:
+    """Start, train, re-estimate, finish, test and keep; then all ranks hold what rank 0 made of it."""
     if not resumed:
         run.compressor.start(run.model, plan.stage)
     if plan.recipe.epochs:
-        _train(run, plan, tracker, console, title, resumed)
+        from sparsign.pipeline.fit import fit  # and with it Lightning, which takes seconds to import
+
+        fit(run, plan, tracker, console, title, resumed)
     if ranks.is_main():
         _reestimate(run, plan)
         run.compressor.finish(run.model, plan.stage)
         _conclude(run, plan, tracker, console, title)
-        ranks.barrier()
-    else:
-        ranks.barrier()
-        _load_boundaries(run, [plan])
-
-
-def _train(run: Trained, plan: StagePlan, tracker: Tracker, console: Console, title: str, resumed: bool) -> None:
-    from sparsign.pipeline.fit import fit  # and with it Lightning, which takes seconds to import
-
-    fit(run, plan, tracker, console, title, resumed)
+    ranks.barrier()
+    if not ranks.is_main():
+        load_finished(run, [plan.stage.name])
 
 
 def _reestimate(run: Trained, plan: StagePlan) -> None:
@@ -97,11 +118,14 @@ def _reestimate(run: Trained, plan: StagePlan) -> None:
 def _conclude(run: Trained, plan: StagePlan, tracker: Tracker, console: Console, title: str) -> None:
     """Tests what the stage made of the network, and keeps both: the row, then the checkpoint, which ends the stage."""
     name = plan.stage.name
+    state = {k: v.contiguous() if isinstance(v, Tensor) else v for k, v in run.model.state_dict().items()}
+    numbers = {**weights_left(run.model), **run.compressor.metrics(run.model)}
+    if plan is run.plan[-1]:
+        round_leftovers(run, console)  # of the network, not of the checkpoint, from which other precisions can be had
     top1 = run.top1[name] = test_top1(run)
-    row = {"stage": name, "test_top1": top1, **weights_left(run.model), **run.compressor.metrics(run.model)}
+    row = {"stage": name, "test_top1": top1, **numbers}
     run.folder.append_metrics(row)
     tracker.row(row)
-    state = {k: v.contiguous() if isinstance(v, Tensor) else v for k, v in run.model.state_dict().items()}
     save_atomic({"stage": name, "model": state, "test_top1": top1}, run.folder.boundary(name))
     run.folder.mid_stage.unlink(missing_ok=True)
     console.print(f"stage {title}: {plan.recipe.epochs} epochs, test top-1 {100 * top1:.2f} %")
@@ -120,10 +144,11 @@ def _finished(run: Trained) -> list[StagePlan]:
     return done
 
 
-def _load_boundaries(run: Trained, done: list[StagePlan]) -> None:
-    for plan in done:
-        state = load_plain(run.folder.boundary(plan.stage.name), "test_top1", "model")
-        run.top1[plan.stage.name] = state["test_top1"]
+def load_finished(run: Trained, stages: list[str]) -> None:
+    """The network as the last of these finished stages left it, and the accuracies of all of them."""
+    for stage in stages:
+        state = load_plain(run.folder.boundary(stage), "test_top1", "model")
+        run.top1[stage] = state["test_top1"]
     run.model.load_state_dict(state["model"])
 
 

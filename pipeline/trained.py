@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import torch
 from omegaconf import DictConfig
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 from sparsign.compressors.base import Compressor
 from sparsign.datamodules.base import ImageData
 from sparsign.pipeline.folder import RunFolder
-from sparsign.pipeline.layout import lay_out
+from sparsign.pipeline.memory_format import lay_out
 from sparsign.pipeline.plan import StagePlan
 
 
@@ -19,7 +20,8 @@ from sparsign.pipeline.plan import StagePlan
 class Trained:
     """What training starts with and hands over: the network with all transforms, and how it did on the test set.
 
-    `top1` after every stage, `logits` [N, classes] (fp32) of the last.
+    `cache`: folder of pretrain stages that runs share, or None. `top1` after every stage, `logits` [N, classes] (fp32)
+    of the last.
     """
 
     config: DictConfig
@@ -28,6 +30,7 @@ class Trained:
     data: ImageData
     folder: RunFolder
     plan: list[StagePlan]
+    cache: Path | None = None
     top1: dict[str, float] = field(default_factory=dict)
     logits: Tensor | None = None
 

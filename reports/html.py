@@ -80,7 +80,7 @@ def render(report: dict[str, Any], metrics: Sequence[dict[str, Any]] = ()) -> st
     if report["speed"]:
         text = "Each engine in turn, in one process; grey is the uncompressed network. × is relative to torch fp32."
         body += section("Measured speed", figures.speeds(report["speed"]), text)
-    body += _training(metrics) + _layer_table(report["layers"])
+    body += _training(metrics) + _recipe(report["recipe"] or [], report["code"] or []) + _layer_table(report["layers"])
     return page(title, body, f"measured {report['date']} on {where}")
 
 
@@ -117,6 +117,7 @@ def _summary(report: dict[str, Any]) -> list[tuple[str, str]]:
         ("Nonzeros", f"{sizes['nonzeros']:,}"),
         ("Bytes, fp32", size(sizes["float_bytes"])),
         ("Bytes on disk", size(sizes["packed_bytes"])),
+        ("Numbers beside the codes", sizes["leftovers"] or "–"),
         ("fp32 / on disk", f"{sizes['compression_ratio']:.2f}"),
         ("Codes at order-0 entropy, floats in fp32", size(sizes["order0_bytes"])),
         ("Theoretical bits", f"{sizes['theoretical_bits']:,}"),
@@ -146,6 +147,15 @@ def _training(metrics: Sequence[dict[str, Any]]) -> str:
     lines, maps = curves.curve_panels(metrics), curves.heat_maps(metrics)
     parts = section("Training", f"<p>{legend}</p>{lines}") if lines else ""
     return parts + (section("Lists over epochs", maps, "Histograms and values by layer, as logged.") if maps else "")
+
+
+def _recipe(stages: Sequence[dict[str, Any]], code: Sequence[dict[str, Any]]) -> str:
+    """The stages as they ran, one option after the other, and the code that ran them."""
+    if not stages:
+        return ""
+    rows = [[s.get("name", ""), ", ".join(f"{k} {v}" for k, v in s.items() if k != "name")] for s in stages]
+    rows += [["code", ", ".join(f"{k} {v}" for k, v in entry.items() if v is not None)] for entry in code]
+    return f"<section><details><summary>What ran</summary>{table([], rows, text_columns=2)}</details></section>"
 
 
 def _layer_table(layers: Sequence[dict[str, Any]]) -> str:

@@ -94,6 +94,16 @@ def speed(report: dict[str, Any]) -> dict[str, Any]:
     return found | {"engine": f"{best['engine']}, {best['isa']}"}
 
 
+def code_of(ran: list[dict[str, Any]] | None) -> dict[str, Any]:
+    """`commit`, with `-dirty` where the code was changed, and `versions`, of the code that ran last; {} if not told."""
+    if not ran:
+        return {}
+    last = ran[-1]
+    commit = last.get("commit") and f"{last['commit']}{'-dirty' if last.get('dirty') else ''}"
+    versions = {k: v for k, v in last.items() if k not in ("since", "commit", "dirty") and v is not None}
+    return {"commit": commit, "versions": versions}
+
+
 def ledger_row(
     report: dict[str, Any],
     timing: dict[str, float],
@@ -130,6 +140,8 @@ def ledger_row(
         **storage_bytes(report["layers"]),
         **speed(report),
         "stages": stages,
+        "recipe": report["recipe"],
+        **code_of(report["code"]),
     }
     if report["form"] != "float":
         row["float_top1"] = _percent(accuracy["float_top1"])

@@ -8,7 +8,7 @@ from __future__ import annotations
 import csv
 import io
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from rich.table import Table
 
 from sparsign.evaluation.report import read_report
 from sparsign.packing.atomic import write_atomic
+from sparsign.pipeline.failures import failures
 from sparsign.reports.figures import BLUE, GRID, INK, MUTED, PALE, axes, styled, svg
 from sparsign.reports.html import page, section, table
 from sparsign.reports.table import percent
@@ -150,25 +151,37 @@ def pareto_figure(runs: Sequence[Run]) -> Figure:
 
 
 def summarise(sweep_dir: str | Path) -> Table | None:
-    """Write summary.csv, pareto.png and sweep.html into the sweep's folder; returns the table, None without reports."""
+    """Write summary.csv, sweep.html and, where a run is finished, pareto.png into the sweep's folder.
+
+    Jobs that failed are listed with their reasons. Returns the table of the finished runs, None where there are none.
+    """
     folder = Path(sweep_dir)
-    runs = find_runs(folder)
-    if not runs:
+    runs, failed = find_runs(folder), failures(folder)
+    if not runs and not failed:
         return None
     found = rows(runs)
     text = io.StringIO()
-    writer = csv.DictWriter(text, found[0], lineterminator="\n")
+    writer = csv.DictWriter(text, [*(found[0] if found else ["run"]), "failed"], lineterminator="\n")
     writer.writeheader()
-    writer.writerows(found)
+    writer.writerows([*found, *({"run": label, "failed": reason} for label, reason in failed.items())])
     write_atomic(folder / "summary.csv", text.getvalue())
-    figure, picture = pareto_figure(runs), io.BytesIO()
-    figure.savefig(picture, format="png", dpi=160, bbox_inches="tight")
-    write_atomic(folder / "pareto.png", picture.getvalue())
-    write_atomic(folder / "sweep.html", _page(folder.name, svg(figure), found))
-    return _table(folder, found)
+    pages = _failed(failed)
+    if runs:
+        figure, picture = pareto_figure(runs), io.BytesIO()
+        figure.savefig(picture, format="png", dpi=160, bbox_inches="tight")
+        write_atomic(folder / "pareto.png", picture.getvalue())
+        pages = _finished(svg(figure), found) + pages
+    told = f"{len(found)} finished runs" + (f", {len(failed)} failed" if failed else "")
+    write_atomic(folder / "sweep.html", page(f"Sweep {folder.name}", pages, told))
+    return _table(folder, found) if found else None
 
 
-def _page(name: str, picture: str, found: Sequence[dict[str, Any]]) -> str:
+def _failed(failed: Mapping[str, str]) -> str:
+    lines = [list(job) for job in failed.items()]
+    return section("Failed", table(["Run", "Reason"], lines, text_columns=2)) if failed else ""
+
+
+def _finished(picture: str, found: Sequence[dict[str, Any]]) -> str:
     text = "Before: unpruned, of the same form. Ratio: fp32 bytes of the uncut network / bytes on disk."
     names = short([row["run"] for row in found])
     lines = [[name, *_cells(row)] for name, row in zip(names, found, strict=True)]
@@ -177,7 +190,7 @@ def _page(name: str, picture: str, found: Sequence[dict[str, Any]]) -> str:
     if not any(row["pareto"] for row in found):
         text = "No front: a run held no images out, and nothing is chosen by test accuracy."
     body = section("Accuracy against size", picture, text)
-    return page(f"Sweep {name}", body + runs, f"{len(found)} finished runs")
+    return body + runs
 
 
 def _table(folder: Path, found: Sequence[dict[str, Any]]) -> Table:

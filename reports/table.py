@@ -24,7 +24,7 @@ def size(count: int) -> str:
 
 
 UNITS = {"matrix": "weights outside kept rows and columns"}
-"""What a unit of `evaluation.structure` is called among people, where that is not its plural."""
+"""What a unit of `evaluation.pruned_ratio` is called among people, where that is not its plural."""
 
 BEFORE = {"float": "float", "wbin": "binary weights, unpruned", "fbin": "binary weights and inputs, unpruned"}
 """What a network is before its method prunes and quantizes it, by form."""

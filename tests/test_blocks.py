@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from sparsign.compressors.base import Stage
 from sparsign.compressors.parts.transforms import encode_layer
 from sparsign.compressors.stq_a import STQA
-from sparsign.evaluation.structure import pruned_ratio
+from sparsign.evaluation.pruned_ratio import pruned_ratio
 from sparsign.kernels.reference import ReferenceEngine
 from sparsign.models.binary_blocks import BiRealBlock, PlainBlock, PreactBlock, ReactBlock, build_block
 from sparsign.models.react import ChannelShift, rprelu, rsign

@@ -89,6 +89,18 @@ def test_a_report_that_could_not_be_written_is_refused_before_the_work(tmp_path)
             evaluate.check_output(Path(where))
 
 
+def test_only_a_run_can_be_packed_again(tmp_path):
+    evaluate.check_repack(True, str(tmp_path), None, "bf16")
+    evaluate.check_repack(False, None, "x.sparsign", None)
+    for options, said in {
+        (False, "run", None, "bf16"): "leftovers=bf16: expected repack=true with it",
+        (True, None, "x.sparsign", None): "repack=true with run=None, packed=x.sparsign: expected run=<folder> alone",
+        (True, str(tmp_path / "nowhere"), None, None): "nowhere: there is no such folder",
+    }.items():
+        with pytest.raises((ValueError, FileNotFoundError), match=said):
+            evaluate.check_repack(*options)
+
+
 def test_input_errors_speak_for_themselves():
     assert one_line(ValueError("a=1: expected\n  2\n")) == "a=1: expected 2"
     assert one_line(FileNotFoundError("data/x is missing")) == "data/x is missing"

@@ -3,6 +3,7 @@
 import ast
 import dataclasses
 import math
+import tomllib
 from graphlib import TopologicalSorter
 from pathlib import Path
 
@@ -100,19 +101,6 @@ def test_yaml_of_a_method_says_only_what_differs_from_its_class(path):
     defaults = OmegaConf.structured(METHODS[ground.removeprefix("schema/")])
     assert node["name"] == path.stem and ("_target_" in node) == base.startswith("schema/")
     assert not [k for k, v in node.items() if k not in ("_target_", "name") and defaults[k] == v]
-
-
-def test_modules_of_the_compressors_import_in_one_order():
-    """Files of `parts` and `pruning` use each other; no file does so in a circle."""
-    graph = {}
-    for path in (ROOT / "compressors").rglob("*.py"):
-        names = [name.rpartition(".")[0] for name in imported(path.read_text())] + imported(path.read_text())
-        graph[".".join(path.relative_to(ROOT).with_suffix("").parts)] = {
-            n for n in names if n.startswith("compressors.")
-        }
-    modules = set(graph)
-    order = list(TopologicalSorter({m: uses & modules for m, uses in graph.items()}).static_order())  # or CycleError
-    assert order.index("compressors.base") < order.index("compressors.parts.binary") < order.index("compressors.stq_a")
 
 
 def test_no_method_imports_a_method():
@@ -245,6 +233,8 @@ FLOORS = {
     "train.py": UPPER,
     "evaluate.py": UPPER,
 }
+if (ROOT / "export").is_dir():
+    FLOORS["export"] = {"export", "packing"}
 OURS = {name.removesuffix(".py") for name in FLOORS} | {"tests", "benchmarks"}
 
 
@@ -272,6 +262,27 @@ def test_imports_only_go_down(part):
     assert paths and all(path.is_file() for path in paths)
     wrong = {str(path.relative_to(ROOT)): found for path in paths if (found := climbs(path.read_text(), FLOORS[part]))}
     assert not wrong
+
+
+def test_no_two_modules_import_each_other_in_a_circle():
+    sources = [*ROOT.glob("*.py"), *(p for room in FLOORS for p in (ROOT / room).rglob("*.py"))]
+    uses = {
+        ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): imported(path.read_text())
+        for path in sources
+    }
+    graph = {m: {n if n in uses else n.rpartition(".")[0] for n in names} & set(uses) for m, names in uses.items()}
+    order = list(TopologicalSorter(graph).static_order())  # or CycleError, which names the circle
+    assert order.index("models.graph") < order.index("packing.trace") < order.index("pipeline.pack")
+    assert order.index("evaluation.report") < order.index("reports.record") < len(order) == len(graph)
+
+
+def test_every_room_has_its_floor_and_is_in_the_wheel():
+    """Beside tests and benchmarks, which are not installed."""
+    rooms = {path.parent.name for path in ROOT.glob("*/__init__.py")} - {"tests", "benchmarks"}
+    folders = {str(p.parent.relative_to(ROOT)) for room in rooms for p in (ROOT / room).rglob("__init__.py")}
+    listed = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]
+    assert set(listed) == {"sparsign"} | {f"sparsign.{folder.replace('/', '.')}" for folder in folders}
+    assert rooms == {room for room in FLOORS if not room.endswith(".py")}
 
 
 def test_climbing_imports_are_seen():

@@ -16,9 +16,9 @@ from torch.utils.data import DataLoader, TensorDataset
 from sparsign.compressors.parts.quantizers import Binary, ScaledBinary
 from sparsign.compressors.parts.transforms import Mask, attach, encode_layer, find
 from sparsign.datamodules import registry as datasets
-from sparsign.evaluation import accuracy, latency, proof, rebuild, report, schema
+from sparsign.evaluation import accuracy, latency, proof, rebuild, report, report_schema
+from sparsign.evaluation.pruned_ratio import alive, kept_weights, pruned_ratio
 from sparsign.evaluation.storage import layer_storage
-from sparsign.evaluation.structure import alive, kept_weights, pruned_ratio
 from sparsign.evaluation.theory import theory
 from sparsign.models import registry as models
 from sparsign.models.lenet import lenet5
@@ -472,14 +472,14 @@ def test_binary_networks_are_theoretically_64_times_faster():
 )
 def test_schema_refuses_other_reports(measured, change, message):
     other = json.loads(json.dumps(measured))
-    schema.validate(other)
+    report_schema.validate(other)
     change(other)
     with pytest.raises(ValueError, match=message):
-        schema.validate(other)
+        report_schema.validate(other)
 
 
 def test_readme_names_every_key():
     text = (report.Path(report.__file__).parent / "README.md").read_text()
-    for keys in (schema.KEYS, schema.LAYER, schema.SPEED):
+    for keys in (report_schema.KEYS, report_schema.LAYER, report_schema.SPEED):
         for key, (_, meaning) in keys.items():
             assert f"| `{key}` |" in text and meaning in text

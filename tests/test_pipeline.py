@@ -1,5 +1,6 @@
 """A whole run: its folder, what it refuses, and that a stopped run ends with the bits of one that never stopped."""
 
+import csv
 import json
 import os
 import re
@@ -15,14 +16,18 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from rich.console import Console
 from torch import nn
 
 from sparsign import train
 from sparsign.compressors.wpc import WPC
 from sparsign.configs.schema import DatasetConfig, LatencyConfig, TrainerConfig
+from sparsign.evaluation.repack import repack
 from sparsign.pipeline import build
+from sparsign.pipeline.folder import RunFolder
 from sparsign.pipeline.plan import resolve
 from sparsign.pipeline.tracking import CsvTracker
+from sparsign.reports.record import ledger_row
 from tests.conftest import TINY_DATA
 
 ROOT = Path(__file__).parent.parent
@@ -76,6 +81,11 @@ def test_run_folder_says_what_ran(finished):
     assert first["precision"] in ("fp32", "bf16") and first["bn_batches"] == 2 and first["max_batches"] == 8
     assert "momentum" not in first and told["stages"][1] == {"name": "prune", "epochs": 0}
     assert told["code"][0]["torch"] == version("torch") and "commit" in told["code"][0]
+    report = json.loads((finished / "report.json").read_text())
+    assert (report["recipe"], report["code"]) == (told["stages"], told["code"])
+    row = ledger_row(report, {}, "smoke", "python train.py", {})
+    assert row["recipe"] == told["stages"] and row["versions"]["torch"] == version("torch")
+    assert row.get("commit", "").removesuffix("-dirty") == (told["code"][0]["commit"] or "")
 
 
 def test_a_cap_of_the_rate_is_told(configuration):
@@ -117,6 +127,44 @@ def test_evaluate_reads_only_the_packed_file(finished, tmp_path):
     mine, theirs = (json.loads((f / "report.json").read_text()) for f in (tmp_path, finished))
     assert mine["accuracy"]["top1"] == theirs["accuracy"]["top1"] and mine["reload"]["identical_predictions"]
     assert {row["engine"] for row in mine["speed"]} and all(row["milliseconds"] > 0 for row in mine["speed"])
+
+
+def test_a_finished_run_is_packed_again_from_its_last_checkpoint(finished, tmp_path):
+    """Of an older form: without options that came later, targets that do not name the package, an unreadable file."""
+    run = tmp_path / "run"
+    shutil.copytree(finished, run)
+    config = yaml.safe_load((run / "config.yaml").read_text())
+    del config["leftovers"], config["schedule"]["teacher"]
+    for group in ("compressor", "model", "dataset"):
+        config[group]["_target_"] = config[group]["_target_"].removeprefix("sparsign.")
+    (run / "config.yaml").write_text(yaml.safe_dump(config))
+    (run / "model.sparsign").write_bytes(b"of another version")
+    result = cli("evaluate.py", "run=run", "repack=true", "latency.seconds=0", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert "came after this run have their defaults: leftovers, schedule.teacher" in result.stdout
+    assert (run / "model.sparsign").read_bytes() == (finished / "model.sparsign").read_bytes()
+    assert not list(run.glob("*repacked*")) and not list(run.glob(".lock"))
+    report = json.loads((run / "report.json").read_text())
+    assert report["packed"] == "run/model.sparsign" and report["reload"]["identical_predictions"] is True
+
+
+def test_packing_again_says_what_is_missing_and_leaves_the_old_file(finished, tmp_path):
+    run, quiet = tmp_path / "run", Console(quiet=True)
+    shutil.copytree(finished, run)
+    before = (run / "model.sparsign").read_bytes()
+    (run / "checkpoints" / "finetune.ckpt").unlink()
+    with pytest.raises(FileNotFoundError, match=rf"^run={run}: holds no checkpoints/finetune.ckpt"):
+        repack(RunFolder(run), None, None, quiet)
+    config = yaml.safe_load((run / "config.yaml").read_text())
+    config["compressor"]["gone"] = 1
+    (run / "config.yaml").write_text(yaml.safe_dump(config))
+    with pytest.raises(ValueError, match=r"code cannot read its config\.yaml: .*gone") as caught:
+        repack(RunFolder(run), None, None, quiet)
+    assert "\n" not in str(caught.value)
+    (run / "config.yaml").unlink()
+    with pytest.raises(FileNotFoundError, match=r"holds no config\.yaml"):
+        repack(RunFolder(run), None, None, quiet)
+    assert (run / "model.sparsign").read_bytes() == before
 
 
 @pytest.mark.parametrize("moment", ["first epoch", "mid stage", "finetune"])
@@ -231,6 +279,10 @@ def test_a_failing_job_does_not_end_its_sweep(tmp_path):
     assert all(reason in line for line in first.stderr.splitlines())
     (good,) = (tmp_path / "multirun" / "s").glob("*/report.json")
     (bad,) = (tmp_path / "multirun" / "s").glob("*/failure.json")
+    with (good.parent.parent / "summary.csv").open() as file:
+        rows = {row["run"]: row["failed"] for row in csv.DictReader(file)}
+    assert rows[good.parent.name] == "" and reason in rows[bad.parent.name]
+    assert reason.replace("'", "&#x27;") in (good.parent.parent / "sweep.html").read_text()
     assert good.parent != bad.parent and reason in json.loads(bad.read_text())["reason"]
     second = cli("train.py", *arguments, cwd=tmp_path)
     assert second.returncode == 1 and second.stdout.count("nothing to do") == 1
@@ -294,6 +346,8 @@ def test_multirun_gives_two_folders_one_summary_and_skips_what_is_finished(tmp_p
     packed = sorted((tmp_path / "multirun" / "pair").rglob("model.sparsign"))
     assert len(packed) == 2
     assert packed[0].stat().st_size > packed[1].stat().st_size
+    assert len(list((tmp_path / "multirun" / "pair" / "pretrain").iterdir())) == 2  # one entry: checkpoint and account
+    assert [p.parent for p in (tmp_path / "multirun" / "pair").rglob("pretrain_from.json")] == [packed[1].parent]
     assert {"summary.csv", "pareto.png", "sweep.html"} <= {p.name for p in (tmp_path / "multirun" / "pair").iterdir()}
     stamps = [p.stat().st_mtime_ns for p in packed]
     second = cli("train.py", *arguments, cwd=tmp_path)

@@ -61,6 +61,8 @@ def a_report(top1=0.9, packed_bytes=1000, unit="filter", compressor="stq_a", val
         "dataset": "cifar10",
         "compressor": compressor,
         "seed": 0,
+        "recipe": [{"name": "pretrain", "epochs": 1}],
+        "code": [{"commit": "a" * 40, "dirty": True, "torch": "2.14.0"}],
         "accuracy": {
             "top1": top1,
             "top5": 0.99,
@@ -78,7 +80,7 @@ def a_report(top1=0.9, packed_bytes=1000, unit="filter", compressor="stq_a", val
             **{f"{u}_pfr": 0.25 for u in ("filter", "kernel", "weight")},
         },
         "layers": [layer(), layer("conv2", kept=0, packed_bytes=0, levels=None)],
-        "size": {**counts, "conv": counts, "codes": {"packed": 40, "gzip": 30, "xz": 60}},
+        "size": {**counts, "conv": counts, "codes": {"packed": 40, "gzip": 30, "xz": 60}, "leftovers": "fp32"},
         "speed": [speed("torch fp32", 4.0, 1.0), speed("torch bf16", 2.0, 2.0), speed("native", 0.5, 8.0)],
         "reload": {
             "identical_predictions": True,
@@ -156,6 +158,7 @@ def pictures(page):
 
 def test_page_is_self_contained_and_its_pictures_are_well_formed():
     page = html.render(a_report(), METRICS)
+    assert "<td>pretrain</td><td>epochs 1</td>" in page and f"commit {'a' * 40}, dirty True, torch 2.14.0" in page
     assert len(pictures(page)) == 5  # sizes, kept filters, speed, curves, heat map
     assert "<script" not in page and "<link" not in page and "@import" not in page
     assert 'src="http' not in page and 'href="http' not in page and "url(http" not in page
@@ -199,6 +202,9 @@ def test_writing_replaces_and_reading_checks(tmp_path):
     files.write_report(a_report(), tmp_path)
     assert report.read_report(tmp_path / "report.json") == a_report()
     assert sorted(p.name for p in tmp_path.iterdir()) == ["report.html", "report.json"]
+    older = {k: v for k, v in a_report().items() if k not in ("recipe", "code")}
+    (tmp_path / "report.json").write_text(json.dumps(older))
+    assert report.read_report(tmp_path / "report.json") == a_report() | {"recipe": None, "code": None}
     (tmp_path / "report.json").write_text("{}")
     with pytest.raises(ValueError, match=r"report.json: report: missing key"):
         report.read_report(tmp_path / "report.json")

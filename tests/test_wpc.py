@@ -26,7 +26,7 @@ from sparsign.compressors.parts.transforms import (
 )
 from sparsign.compressors.pruning import groups
 from sparsign.compressors.wpc import WPC
-from sparsign.evaluation.structure import pruned_ratio
+from sparsign.evaluation.pruned_ratio import pruned_ratio
 from sparsign.models.resnet import resnet18
 from sparsign.packing.trace import to_packed
 

@@ -56,7 +56,7 @@ def remove_filters(model: nn.Module, example: Tensor, dead: dict[str, Tensor]) -
 def filter_metrics(layers: dict[str, nn.Module]) -> dict[str, float | list[float]]:
     """`pfr`: removed filters / all filters of the layers (STQ-Nets, table 1); `kept_filters`: kept part of each layer.
 
-    A removed filter is one that no kernel is left of, as in `evaluation/structure.py`.
+    A removed filter is one that no kernel is left of, as in `evaluation/pruned_ratio.py`.
     """
     kept = [find(layer, ChannelMask).mask.flatten(1).amax(dim=1) for layer in layers.values()]
     pfr = 1 - sum(int(k.sum()) for k in kept) / sum(len(k) for k in kept)

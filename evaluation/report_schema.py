@@ -18,6 +18,11 @@ KEYS: dict[str, tuple[tuple[type, ...], str]] = {
     "dataset": (TEXT, "name of the data set"),
     "compressor": (TEXT, "name of the method"),
     "seed": ((int, NONE), "seed of the run"),
+    "recipe": (
+        (list, NONE),
+        "stages as they ran, with every rate and length; null for a file outside a run's folder",
+    ),
+    "code": ((list, NONE), "commit and versions of all code that ran them, the last at the end; null likewise"),
     "accuracy.top1": (NUMBER, "of the packed file on the test images, fraction"),
     "accuracy.top5": ((*NUMBER, NONE), "the label among its five largest logits, fraction; null up to five classes"),
     "accuracy.val_top1": ((*NUMBER, NONE), "at the end of training, on held-out images: what choices are made by"),
@@ -59,6 +64,7 @@ KEYS: dict[str, tuple[tuple[type, ...], str]] = {
     "size.codes.packed": ((int,), "all codes at two bits (more above four levels): PTQ's accounting"),
     "size.codes.gzip": ((int,), "those after gzip -9"),
     "size.codes.xz": ((int,), "those after xz -9e"),
+    "size.leftovers": ((*TEXT, NONE), "precision that holds every number beside the codes: bf16, fp16 or fp32"),
     "reload.identical_predictions": (
         (bool, NONE),
         "reloaded file and trained network agree wherever the margin is not below epsilon, null without a proof",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from weakref import WeakKeyDictionary
 
 import numpy as np
 
@@ -13,11 +14,20 @@ GROUP = 16
 """Input channels of a WPC group where the file does not say (lab code: 16 on CIFAR)."""
 
 
+_MASKS: WeakKeyDictionary[LayerCodes, np.ndarray] = WeakKeyDictionary()
+
+
 def full_mask(layer: LayerCodes) -> np.ndarray:
-    """Bool of the uncut weight's shape: True where a nonzero weight is left."""
-    mask = np.zeros(layer.full_shape, bool)
-    mask[np.ix_(layer.rows, layer.cols)] = layer.nonzero()
-    return mask
+    """Bool of the uncut weight's shape, not to be written to: True where a nonzero weight is left.
+
+    Decoded once for each layer: several tables of a report count in it.
+    """
+    if layer not in _MASKS:
+        mask = np.zeros(layer.full_shape, bool)
+        mask[np.ix_(layer.rows, layer.cols)] = layer.nonzero()
+        mask.flags.writeable = False
+        _MASKS[layer] = mask
+    return _MASKS[layer]
 
 
 def counted(packed: PackedModel, unit: str) -> Iterator[tuple[str, np.ndarray]]:

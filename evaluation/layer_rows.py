@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
 
-from sparsign.evaluation.structure import full_mask, kept_weights
+from sparsign.evaluation.pruned_ratio import full_mask, kept_weights
 from sparsign.packing.size import Size, sizes
-from sparsign.packing.spec import Node, PackedModel
+from sparsign.packing.spec import LayerCodes, Node, PackedModel
 
 
 def layer_rows(packed: PackedModel, unit: str, group: int) -> list[dict[str, Any]]:
@@ -34,7 +35,7 @@ def _row(packed: PackedModel, node: Node, size: Size, macs: int, unit: str, grou
         "shape": list(layer.shape),
         "layout": layer.layout.name,
         "values": layer.values.name,
-        "levels": len(np.unique(layer.dense_codes())) if layer.coded else None,
+        "levels": _levels(layer) if layer.coded else None,
         "scales": layer.values.count(),
         "parameters": size.parameters,
         "nonzeros": size.nonzeros,
@@ -45,6 +46,12 @@ def _row(packed: PackedModel, node: Node, size: Size, macs: int, unit: str, grou
         "packed_bytes": packed.bytes_on_disk.get(node.name, 0),
         "order0_bytes": size.entropy_bound_bytes,
     }
+
+
+def _levels(layer: LayerCodes) -> int:
+    """Distinct codes, with the 0 of what the layout leaves out."""
+    levels = np.unique(layer.codes)
+    return len(levels) + (layer.codes.size < math.prod(layer.shape) and 0 not in levels)
 
 
 def _dropped(name: str, full: list[int], coded: bool) -> dict[str, Any]:
