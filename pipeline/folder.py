@@ -19,7 +19,7 @@ from sparsign.pipeline import origin
 from sparsign.pipeline.lock import exclusive
 
 VOLATILE = {"resume", "baseline", "sweep", "cache", "logger", "latency", "trainer.progress", "trainer.threads",
-            "dataset.root", "dataset.download", "dataset.workers"}  # fmt: skip
+            "dataset.root", "dataset.download", "dataset.workers", "dataset.prefetch_factor"}  # fmt: skip
 """Options that may differ between a run and its resumption: they change where and how it runs, not what it computes."""
 
 
@@ -53,7 +53,7 @@ def _flat(config: dict, prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-FORMERLY = {"leftovers": "fp32"}
+FORMERLY = {"leftovers": "fp32", "dataset.pad_mode": "zero", "dataset.crop_part": 0.6}
 """What runs did before there was the option."""
 
 
