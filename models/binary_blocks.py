@@ -6,7 +6,7 @@ from sparsign.models.react import rprelu, rsign
 from sparsign.models.shortcuts import ShortcutKind, build_shortcut
 from sparsign.models.sign import Sign, SignGradient
 
-BLOCKS = ("bireal", "plain", "react", "resnet_e", "preact")
+BLOCKS = ("react", "bireal", "plain", "resnet_e", "preact")
 
 
 class BiRealBlock(nn.Module):

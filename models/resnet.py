@@ -20,6 +20,10 @@ from sparsign.models.sign import SignGradient
 
 BlockBuilder = Callable[[int, int, int], nn.Module]
 SMALL_IMAGE = 64
+SHORTCUT_OF: dict[str, ShortcutKind] = {
+    "react": "duplicate", "bireal": "conv", "resnet_e": "conv", "plain": "sign_conv", "preact": "sign_conv",
+}  # fmt: skip
+"""Each block's own shortcut where the size changes: its paper's."""
 
 
 class StagedResNet(nn.Module):
@@ -66,9 +70,9 @@ class StagedResNet(nn.Module):
 def resnet18(num_classes: int, in_channels: int, image_size: int, form: str, **options: Any) -> nn.Module:
     """ResNet-18: 16 block convs in stages of 64-128-256-512; 11.16M conv weights with the small stem.
 
-    Options (form fbin only): `block` bireal | plain | react | resnet_e | preact, `shortcut` conv | sign_conv |
-    duplicate (default: sign_conv for plain, else conv), `sign_gradient` hardtanh | approx (default: approx for bireal
-    and react, else hardtanh).
+    Options (form fbin only): `block` react | bireal | plain | resnet_e | preact, `shortcut` conv | sign_conv |
+    duplicate (default: the block's own), `sign_gradient` hardtanh | approx (default: approx for react and bireal, else
+    hardtanh).
     """
     return _basic_resnet("resnet18", (2, 2, 2, 2), num_classes, in_channels, image_size, form, options)
 
@@ -180,7 +184,7 @@ def _binary_resnet(
     if block == "preact" and asked is not None:
         raise ValueError(f"model.options.shortcut={asked} is not possible for {name} with preact blocks; expected null")
     gradient: SignGradient = chosen["sign_gradient"] or ("approx" if block in ("bireal", "react") else "hardtanh")
-    shortcut: ShortcutKind = asked or ("sign_conv" if block in ("plain", "preact") else "conv")
+    shortcut: ShortcutKind = asked or SHORTCUT_OF[block]
     small = image_size <= SMALL_IMAGE
     if shortcut in POOLED:
         check_image_size(f"{name} with pooled shortcuts", image_size, 8, 2 ** (len(widths) - 1) * (1 if small else 4))

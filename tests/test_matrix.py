@@ -28,8 +28,8 @@ METHODS = {
 }
 BUILDS = {  # how binary networks can be built, through one method each
     "stq_a block=plain": ["resnet18"],
-    "stq_a block=react": ["resnet20"],
-    "stq_b block=react shortcut=duplicate": ["resnet20"],
+    "stq_a block=bireal": ["resnet20"],
+    "stq_b block=react shortcut=conv": ["resnet20"],
     "stq_a order=norm_first": ["nin"],
     "bnn block=plain": ["resnet20"],
     "bnn shortcut=sign_conv": ["resnet20"],

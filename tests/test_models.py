@@ -141,7 +141,7 @@ def test_float_forms_have_no_binary_activation():
 
 def test_bireal_keeps_a_shortcut_around_every_conv():
     """With all 3x3 block convs silenced, the image still reaches the logits, and only linearly after the stem."""
-    model = resnet20(10, 3, 32, "fbin").eval()
+    model = resnet20(10, 3, 32, "fbin", block="bireal").eval()
     for name, module in model.named_modules():
         if isinstance(module, nn.BatchNorm2d) and name.endswith(("bn1", "bn2")) and "layer" in name:
             nn.init.zeros_(module.weight)
@@ -264,7 +264,7 @@ def test_initial_weights_are_balanced_in_sign():
         (resnet50, (10, 3, 32, "fbin"), {}, "model.form=fbin"),
         (resnet20, (10, 3, 32, "double"), {}, "expected float, wbin, fbin"),
         (resnet20, (10, 3, 32, "fbin"), {"blok": "preact"}, "did you mean block"),
-        (resnet20, (10, 3, 32, "fbin"), {"block": "basic"}, "expected bireal, plain, react, resnet_e"),
+        (resnet20, (10, 3, 32, "fbin"), {"block": "basic"}, "expected react, bireal, plain, resnet_e"),
         (resnet20, (10, 3, 32, "fbin"), {"block": "preact", "shortcut": "conv"}, "shortcut=conv is not possible"),
         (resnet20, (10, 3, 30, "fbin"), {"block": "plain", "shortcut": "duplicate"}, "multiple of 4"),
         (vgg11, (10, 3, 32, "float"), {"sign_gradient": "approx"}, "vgg11 in this form"),

@@ -70,7 +70,7 @@ def _trained(net, **options):
 
 
 NETS = {
-    "bireal": lambda: (resnet20(10, 3, 16, "fbin"), {}),
+    "bireal": lambda: (resnet20(10, 3, 16, "fbin", block="bireal"), {}),
     "resnet_e": lambda: (resnet20(10, 3, 16, "fbin", block="resnet_e"), {}),
     "wbin": lambda: (resnet20(10, 3, 16, "wbin"), {"form": "wbin"}),
 }
