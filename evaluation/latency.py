@@ -79,15 +79,15 @@ def measure(
         for count in counts:
             torch.set_num_threads(count)
             for batch in batches:
-                times = _interleaved(candidates, torch.randn(batch, *image_shape), share)
+                times = interleaved(candidates, torch.randn(batch, *image_shape), share)
                 rows += _rows(candidates, times, count, batch)
     finally:
         torch.set_num_threads(before)
     return rows
 
 
-def _interleaved(candidates: Sequence[Candidate], images: Tensor, seconds: float) -> list[list[float]]:
-    """Seconds per call of every sample, by candidate."""
+def interleaved(candidates: Sequence[Candidate], images: Tensor, seconds: float) -> list[list[float]]:
+    """Seconds per call of every sample, by candidate; each is warmed up first, then they take turns."""
     calls, repeats = [], []
     start = time.perf_counter()
     for candidate in candidates:
