@@ -3,12 +3,12 @@
     python benchmarks/network.py packed=FILE.sparsign [batches=1,64] [threads=1] [seconds=30] [out=FOLDER]
 
 Rivals run the dense float network: `uncut`, as it was before pruning, from the registry; and `cut`, what the file has
-left of it, with ReLU for signs. Weights do not change their speed, so the uncut one has random weights. ONNX Runtime and
+left of it, with ReLU for signs. Weights do not change their speed: the uncut one has random weights. ONNX Runtime and
 OpenVINO come with `pip install sparsign[rivals]`; what is absent, or cannot run a network, is skipped with a word.
 `bits` is the file in torch, the reference engine. int8 quantises every conv and linear layer, with signed weights per
 channel and ranges from random images: right for timing, not for accuracy.
 
-Times are wall-clock per batch: the 20th percentile, which other processes disturb least, and the median. Ratios are of
+Times per batch are CPU time for one thread, else wall-clock: the 20th percentile, which other processes disturb least, and the median. Ratios are of
 20th percentiles: how many times faster the packed engine is. Files: network.json and network.png in `out`.
 Compiling takes torch a minute per network and kind.
 """
@@ -18,6 +18,7 @@ from __future__ import annotations
 import json
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -154,7 +155,7 @@ def measure(packed: PackedModel, batch: int, threads: int, seconds: float) -> li
     images = torch.randn(batch, *packed.input_shape, generator=torch.Generator().manual_seed(0))
     timed = candidates(packed, images, threads)
     with torch.inference_mode():
-        samples = interleaved(timed, images, seconds)
+        samples = interleaved(timed, images, seconds, time.process_time if threads == 1 else time.perf_counter)
     p20 = [float(np.percentile(times, 20)) for times in samples]
     return [
         {
@@ -223,10 +224,10 @@ def main() -> None:
         (b, t) for b in numbers(chosen["batches"], "batches") for t in numbers(chosen["threads"], "threads")
     ]
     rows = []
-    for batch, threads in combinations:
+    for batch, count in combinations:
         torch.compiler.reset()
-        print(f"\nbatch {batch}, {threads} thread(s), {here['cpu']}, torch {here['torch']}")
-        rows += (found := measure(packed, batch, threads, seconds / len(combinations)))
+        print(f"\nbatch {batch}, {count} thread(s), {here['cpu']}, torch {here['torch']}")
+        rows += (found := measure(packed, batch, count, seconds / len(combinations)))
         print(f"{'':28}{'isa':>8}{'p20 ms':>10}{'median':>10}{'faster':>9}{'samples':>9}")
         for r in found:
             times = f"{r['p20_ms']:>10.3f}{r['median_ms']:>10.3f}{r['times_faster']:>8.1f}x{r['samples']:>9}"

@@ -153,11 +153,12 @@ class Lowered:
         if node.codes is None or node.inputs[0] not in self.signs or node.attrs.get("groups", 1) != 1:
             return None
         weight = node.codes.weight()
-        size = np.abs(weight).reshape(len(weight), -1)
-        scale = size.max(axis=1, keepdims=True)
-        if 2 * size.shape[1] > MOST_INPUTS or not np.all((size == scale) | (size == 0)):
+        rows = weight.reshape(len(weight), -1)
+        scale = np.maximum(rows.max(axis=1), -rows.min(axis=1))[:, None]
+        signs = (rows > 0).view(np.int8) - (rows < 0).view(np.int8)
+        if 2 * rows.shape[1] > MOST_INPUTS or not np.array_equal(signs * scale, rows):
             return None
-        return np.sign(weight).astype(np.int8), _floats(scale[:, 0])
+        return signs.reshape(weight.shape), _floats(scale[:, 0])
 
     # Values.
 

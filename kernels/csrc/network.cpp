@@ -193,11 +193,12 @@ void Network::conv_bits(int in, const ConvSpec& spec, const int8_t* codes, std::
   Conv& c = step.conv = convolution(in, true, spec, shape);
   const int taps = c.kh * c.kw;
   const size_t size = size_t(c.oc) * c.c * taps;
-  bool zeros = false;
+  bool zeros = false, known_codes = true;
   for (size_t i = 0; i < size; ++i) {
-    need(codes[i] >= -1 && codes[i] <= 1, "a code outside -1, 0, 1");
-    zeros = zeros || codes[i] == 0;
+    known_codes &= codes[i] >= -1 && codes[i] <= 1;
+    zeros |= codes[i] == 0;
   }
+  need(known_codes, "a code outside -1, 0, 1");
   c.planes = zeros ? 2 : 1;
   c.multiplier = zeros ? 1 : 2;
   need(int64_t(c.c) * taps * c.planes <= 60000, "more inputs than 16-bit counts hold");
