@@ -4,8 +4,9 @@
 
 Batch 1, one thread. The engine's time is that of 9 equal layers in a row less that of 1, by 8: from signs to sums to
 signs. torch convolves fp32 with a weight that oneDNN prepacked (channels_last). The three take turns; times are 20th
-percentiles of CPU time, which other processes disturb least. Weights stay in the cache where they fit, for all. `of FMA peak` sets torch's rate beside a
-product of two 1024 x 1024 matrices in the same run: how little there is to gain for any fp32 library.
+percentiles of CPU time, which other processes disturb least. Weights stay in the cache where they fit, for all.
+`of peak` sets torch's rate beside a product of two 1024 x 1024 fp32 matrices in the same run; the peak of the
+engine's own instructions is not measured.
 Files: kernels.json in `out`.
 """
 

@@ -8,8 +8,9 @@ OpenVINO come with `pip install sparsign[rivals]`; what is absent, or cannot run
 `bits` is the file in torch, the reference engine. int8 quantises every conv and linear layer, with signed weights per
 channel and ranges from random images: right for timing, not for accuracy.
 
-Times per batch are CPU time for one thread, else wall-clock: the 20th percentile, which other processes disturb least, and the median. Ratios are of
-20th percentiles: how many times faster the packed engine is. Files: network.json and network.png in `out`.
+Times per batch are CPU time for one thread, else wall-clock: the 20th percentile, which other processes disturb least,
+and the median. Ratios are of 20th percentiles: how many times faster the packed engine is.
+Files: network.json and network.png in `out`.
 Compiling takes torch a minute per network and kind.
 """
 
