@@ -88,11 +88,11 @@ def measure(
 
 
 def interleaved(
-    candidates: Sequence[Candidate], images: Tensor, seconds: float, clock: Clock = time.perf_counter
+    candidates: Sequence[Candidate], images: Tensor, seconds: float, clock: Clock | None = None
 ) -> list[list[float]]:
     """Seconds per call of every sample, by candidate; each is warmed up first, then they take turns.
 
-    clock: `time.process_time` counts what the process computed and not what others took from it: for one thread.
+    clock: wall-clock if None; `time.process_time` counts what the process computed and not what others took from it: for one thread.
     """
     calls, repeats = [], []
     start = time.perf_counter()
@@ -111,7 +111,8 @@ def interleaved(
     return times
 
 
-def _time(call: Callable[[Tensor], Tensor], images: Tensor, repeats: int, clock: Clock = time.perf_counter) -> float:
+def _time(call: Callable[[Tensor], Tensor], images: Tensor, repeats: int, clock: Clock | None = None) -> float:
+    clock = clock or time.perf_counter
     start = clock()
     for _ in range(repeats):
         call(images)
