@@ -92,7 +92,7 @@ def interleaved(
 ) -> list[list[float]]:
     """Seconds per call of every sample, by candidate; each is warmed up first, then they take turns.
 
-    clock: wall-clock if None; `time.process_time` counts what the process computed and not what others took from it: for one thread.
+    clock: wall-clock if None; for one thread `time.process_time`, which leaves out what other processes took.
     """
     calls, repeats = [], []
     start = time.perf_counter()
