@@ -3,3 +3,30 @@
 The folders of the repository are this package's subpackages (pyproject.toml maps it onto the repository's root).
 Importing it is cheap: nothing below is loaded before it is asked for.
 """
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from sparsign.kernels.module import PackedNetwork
+
+
+def load(file: str | Path, engine: str = "auto", isa: str = "", threads: int = 0) -> PackedNetwork:
+    """A packed file as an `nn.Module` in eval mode: normalised fp32 images [N, C, H, W] -> logits [N, classes].
+
+    Args:
+        engine: `reference`, torch operations on any device; `native`, the compiled engine, on the CPU; `auto`, the
+            compiled engine for images on the CPU and torch elsewhere; torch alone where the engine was not built or
+            has no step for something, with a warning.
+        isa: instruction set of the compiled engine by name; empty for the best there is.
+        threads: over which the compiled engine splits a batch; 0 for torch's number.
+
+    Raises:
+        FileNotFoundError: no such file. ValueError: a damaged file, or an argument outside its range.
+    """
+    from sparsign.kernels.module import load  # torch takes a second to import
+
+    return load(file, engine, isa, threads)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from sparsign.kernels.engine import Engine
 
+Clock = Callable[[], float]
 WARM_UP = 1
 MIN_SAMPLES = 3
 MAX_SAMPLES = 200
@@ -79,15 +80,20 @@ def measure(
         for count in counts:
             torch.set_num_threads(count)
             for batch in batches:
-                times = _interleaved(candidates, torch.randn(batch, *image_shape), share)
+                times = interleaved(candidates, torch.randn(batch, *image_shape), share)
                 rows += _rows(candidates, times, count, batch)
     finally:
         torch.set_num_threads(before)
     return rows
 
 
-def _interleaved(candidates: Sequence[Candidate], images: Tensor, seconds: float) -> list[list[float]]:
-    """Seconds per call of every sample, by candidate."""
+def interleaved(
+    candidates: Sequence[Candidate], images: Tensor, seconds: float, clock: Clock | None = None
+) -> list[list[float]]:
+    """Seconds per call of every sample, by candidate; each is warmed up first, then they take turns.
+
+    clock: wall-clock if None; for one thread `time.process_time`, which leaves out what other processes took.
+    """
     calls, repeats = [], []
     start = time.perf_counter()
     for candidate in candidates:
@@ -101,15 +107,16 @@ def _interleaved(candidates: Sequence[Candidate], images: Tensor, seconds: float
         if samples >= MIN_SAMPLES and time.perf_counter() - start > seconds:
             break
         for k, (call, argument) in enumerate(calls):
-            times[k].append(_time(call, argument, repeats[k]))
+            times[k].append(_time(call, argument, repeats[k], clock))
     return times
 
 
-def _time(call: Callable[[Tensor], Tensor], images: Tensor, repeats: int) -> float:
-    start = time.perf_counter()
+def _time(call: Callable[[Tensor], Tensor], images: Tensor, repeats: int, clock: Clock | None = None) -> float:
+    clock = clock or time.perf_counter
+    start = clock()
     for _ in range(repeats):
         call(images)
-    return (time.perf_counter() - start) / repeats
+    return (clock() - start) / repeats
 
 
 def _rows(candidates: Sequence[Candidate], times: list[list[float]], threads: int, batch: int) -> list[dict[str, Any]]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import warnings
 from functools import cache
-from pathlib import Path
 from types import ModuleType
 from typing import Protocol
 
@@ -15,7 +14,6 @@ from torch import Tensor
 
 from sparsign.kernels.lower import CannotRun, Lowered
 from sparsign.kernels.reference import ReferenceEngine
-from sparsign.packing.file import read
 from sparsign.packing.spec import PackedModel
 
 ISA_VARIABLE = "SPARSIGN_ISA"
@@ -137,8 +135,3 @@ def load_engine(packed: PackedModel, isa: str | None = None, threads: int | None
             raise
         warnings.warn(f"{error}: it runs in torch", stacklevel=2)
         return ReferenceEngine(packed)
-
-
-def load(path: str | Path, isa: str | None = None, threads: int | None = None) -> Engine:
-    """The engine of a packed file, see `load_engine`."""
-    return load_engine(read(Path(path)), isa, threads)

@@ -16,9 +16,10 @@ import numpy as np
 
 from sparsign.packing.spec import Node, PackedModel
 
-KEEPS_SIGNS = ("select", "flatten", "maxpool")
+KEEPS_SIGNS = ("select", "permute", "cat", "flatten", "maxpool")
 """Operations after which +1 and -1 are still +1 and -1."""
-FUSED = ("affine", "relu", "relu6", "hardtanh", "sign", "add")
+CURVES = ("sigmoid", "silu", "hardsigmoid", "hardswish")
+FUSED = ("affine", "prelu", "relu", "relu6", "hardtanh", *CURVES, "add_scalar", "mul_scalar", "sign", "add", "mul")
 MOST_INPUTS = 60_000
 """Inputs of an output that 16-bit counts of mismatches hold; a ternary weight counts twice."""
 NOTHING = np.empty(0, np.int32)
@@ -103,8 +104,10 @@ class Lowered:
     def _fusable(self, reader: Node, source: Node, fresh: set[str]) -> bool:
         if reader.op not in FUSED or reader.name in self.done:
             return False
-        if reader.op != "add":
+        if reader.op not in ("add", "mul"):
             return True
+        if reader.op == "mul" and reader.inputs[0] != source.name:  # the gate: its pixels are not the product's
+            return False
         other = [name for name in reader.inputs if name != source.name]
         return not reader.tensors and len(other) == 1 and other[0] in self.floats and other[0] not in fresh
 
@@ -113,8 +116,21 @@ class Lowered:
             chain.affine(_floats(node.tensors["scale"]), _floats(node.tensors["shift"]))
         elif node.op == "add":
             chain.add(self.floats[next(name for name in node.inputs if name != source)])
+        elif node.op == "mul":
+            chain.mul(self.floats[node.inputs[1]])
+        elif node.op == "prelu":
+            chain.prelu(self._per_channel(node, node.tensors["slope"]))
+        elif node.op == "add_scalar":
+            chain.shift(self._per_channel(node, node.attrs["value"]))
+        elif node.op == "mul_scalar":
+            chain.scale(self._per_channel(node, node.attrs["value"]))
+        elif node.op in CURVES:
+            getattr(chain, node.op)()
         else:
             chain.clamp(*_range(node))
+
+    def _per_channel(self, node: Node, values: np.ndarray | float) -> np.ndarray:
+        return _floats(np.broadcast_to(np.asarray(values, np.float32), self.shapes[node.name][:1]))
 
     def _store_bits(self, node: Node, chain: Any) -> None:
         """Stores the signs of what the chain holds for `node`, if anyone reads them as bits."""
@@ -137,11 +153,12 @@ class Lowered:
         if node.codes is None or node.inputs[0] not in self.signs or node.attrs.get("groups", 1) != 1:
             return None
         weight = node.codes.weight()
-        size = np.abs(weight).reshape(len(weight), -1)
-        scale = size.max(axis=1, keepdims=True)
-        if 2 * size.shape[1] > MOST_INPUTS or not np.all((size == scale) | (size == 0)):
+        rows = weight.reshape(len(weight), -1)
+        scale = np.maximum(rows.max(axis=1), -rows.min(axis=1))[:, None]
+        signs = (rows > 0).view(np.int8) - (rows < 0).view(np.int8)
+        if 2 * rows.shape[1] > MOST_INPUTS or not np.array_equal(signs * scale, rows):
             return None
-        return np.sign(weight).astype(np.int8), _floats(scale[:, 0])
+        return signs.reshape(weight.shape), _floats(scale[:, 0])
 
     # Values.
 
@@ -203,7 +220,8 @@ class Lowered:
             chain = self._chain(node, chain)
         self._gathered([self.native.Source(self.floats[source], 1, NOTHING)], node.name, chain)
 
-    _affine = _relu = _relu6 = _hardtanh = _sign = _elementwise
+    _affine = _prelu = _relu = _relu6 = _hardtanh = _sign = _elementwise
+    _sigmoid = _silu = _hardsigmoid = _hardswish = _add_scalar = _mul_scalar = _mul = _elementwise
 
     def _add(self, node: Node) -> None:
         channels = self.shapes[node.name][0]
@@ -217,9 +235,11 @@ class Lowered:
         self._gathered(sources, node.name, self._chain(node))
 
     def _select(self, node: Node) -> None:
-        index = node.tensors["index"].astype(np.int32)
+        index = node.tensors["index" if node.op == "select" else "order"].astype(np.int32)
         source = self.native.Source(self.floats[node.inputs[0]], 1, index)
         self._gathered([source], node.name, self._chain(node))
+
+    _permute = _select
 
     def _cat(self, node: Node) -> None:
         if len(node.inputs) > 8:
@@ -266,7 +286,7 @@ def _sign_valued(packed: PackedModel) -> set[str]:
     """Names of the nodes whose values are all +1 or -1."""
     found: set[str] = set()
     for node in packed.nodes:
-        if node.op == "sign" or (node.op in KEEPS_SIGNS and node.inputs[0] in found):
+        if node.op == "sign" or (node.op in KEEPS_SIGNS and found.issuperset(node.inputs)):
             found.add(node.name)
     return found
 

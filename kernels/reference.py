@@ -24,7 +24,7 @@ class ReferenceEngine:
     def __init__(self, packed: PackedModel) -> None:
         _ = packed.shapes  # checks the model where nobody has
         self.packed = packed
-        self._tensors = {node.name: _tensors(node) for node in packed.nodes}
+        self._tensors = {node.name: node_tensors(node) for node in packed.nodes}
         last_reader = {source: node.name for node in packed.nodes for source in node.inputs}
         self._finished = {node.name: {s for s in node.inputs if last_reader[s] == node.name} for node in packed.nodes}
 
@@ -63,7 +63,8 @@ class ReferenceEngine:
                 del values[name]
 
 
-def _tensors(node: Node) -> dict[str, Tensor]:
+def node_tensors(node: Node) -> dict[str, Tensor]:
+    """A node's arrays, with its dense fp32 `weight` where it has codes."""
     tensors = {name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in node.tensors.items()}
     if node.codes is not None:
         tensors["weight"] = torch.from_numpy(np.ascontiguousarray(node.codes.weight()))

@@ -66,17 +66,27 @@ struct Bits : Words {
 
   static void pack(const Conv& c, const int8_t* codes, void* packed) {
     uint8_t* out = static_cast<uint8_t*>(packed);
-    for (int block = 0; block < c.oc; block += BLOCK)
-      for (int t = 0; t < c.kh * c.kw; ++t)
-        for (int k = 0; k < nibbles(c); ++k)
-          for (int plane = 0; plane < c.planes; ++plane)
-            for (int lane = 0; lane < BLOCK; ++lane) {
-              // Even bytes are filters 0-15 of the 32, odd bytes 16-31: counts come out in order, see `flush`.
-              const int o = block + lane / 32 * 32 + lane % 2 * 16 + lane % 32 / 2;
-              int nibble = 0;
-              for (int i = 0; i < 4; ++i) nibble |= weight_bit(c, codes, o, plane, t, 4 * k + i) << i;
-              *out++ = uint8_t(nibble);
+    const int n = nibbles(c), taps = c.kh * c.kw;
+    const size_t step = size_t(BLOCK) * c.planes;  // from a nibble to the next
+    for (int block = 0; block < c.oc; block += BLOCK, out += step * n * taps)
+      for (int lane = 0; lane < BLOCK; ++lane) {  // `packed` is all zeros: lanes beyond the last filter stay so
+        // Even bytes are filters 0-15 of the 32, odd bytes 16-31: counts come out in order, see `flush`.
+        const int o = block + lane / 32 * 32 + lane % 2 * 16 + lane % 32 / 2;
+        if (o >= c.oc) continue;
+        const int8_t* filter = codes + size_t(o) * c.c * taps;
+        for (int k = 0; k < n; ++k)
+          for (int t = 0; t < taps; ++t) {
+            int first = 0, second = 0;  // the two planes of `weight_bit`
+            for (int i = 0; i < least(4, c.c - 4 * k); ++i) {
+              const int code = filter[size_t(4 * k + i) * taps + t];
+              first |= (code >= 0) << i;
+              second |= (code > 0) << i;
             }
+            uint8_t* to = out + (size_t(t) * n + k) * step + lane;
+            to[0] = uint8_t(first);
+            if (c.planes == 2) to[BLOCK] = uint8_t(second);
+          }
+      }
   }
 
   template <int F>

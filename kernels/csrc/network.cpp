@@ -124,17 +124,20 @@ void Network::add(Step step, std::vector<int> reads, int oh, int ow, int oc, con
   const size_t padded = size_t(round_up(oc, BLOCK)) + BLOCK;
   for (const ChainSpec::Item& item : chain.items) {
     Op op{item.kind, nullptr, nullptr, item.low, item.high, item.value};
-    const bool has_a = item.kind == Op::AFFINE || item.kind == Op::SCALE;
+    const bool has_a = item.kind == Op::AFFINE || item.kind == Op::SCALE || item.kind == Op::PRELU;
     const bool has_b = item.kind == Op::AFFINE || item.kind == Op::SHIFT;
     need(!has_a || item.a.size() == size_t(oc), "a scale has another length than there are channels");
     need(!has_b || item.b.size() == size_t(oc), "a shift has another length than there are channels");
     op.a = keep(item.a, has_a ? padded : 0);
     op.b = keep(item.b, has_b ? padded : 0);
-    if (item.kind == Op::ADD || item.kind == Op::STORE || item.kind == Op::SIGN) {
+    const bool reads_value = item.kind == Op::ADD || item.kind == Op::MUL;
+    if (reads_value || item.kind == Op::STORE || item.kind == Op::SIGN) {
       const Value& v = known(item.value, item.kind == Op::SIGN);
-      need(v.h == oh && v.w == ow && v.c == oc, "a value in a chain has another shape than the step's output");
+      const bool gate = item.kind == Op::MUL && v.h == 1 && v.w == 1;
+      need(((v.h == oh && v.w == ow) || gate) && v.c == oc,
+           "a value in a chain has another shape than the step's output");
       need(item.kind != Op::SIGN || whole_blocks, "signs of a grouped convolution");
-      if (item.kind == Op::ADD) {
+      if (reads_value) {
         reads.push_back(item.value);
       } else {
         need(!written_[item.value], "value " + std::to_string(item.value) + " is written twice");
@@ -190,11 +193,12 @@ void Network::conv_bits(int in, const ConvSpec& spec, const int8_t* codes, std::
   Conv& c = step.conv = convolution(in, true, spec, shape);
   const int taps = c.kh * c.kw;
   const size_t size = size_t(c.oc) * c.c * taps;
-  bool zeros = false;
+  bool zeros = false, known_codes = true;
   for (size_t i = 0; i < size; ++i) {
-    need(codes[i] >= -1 && codes[i] <= 1, "a code outside -1, 0, 1");
-    zeros = zeros || codes[i] == 0;
+    known_codes &= codes[i] >= -1 && codes[i] <= 1;
+    zeros |= codes[i] == 0;
   }
+  need(known_codes, "a code outside -1, 0, 1");
   c.planes = zeros ? 2 : 1;
   c.multiplier = zeros ? 1 : 2;
   need(int64_t(c.c) * taps * c.planes <= 60000, "more inputs than 16-bit counts hold");

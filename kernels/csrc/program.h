@@ -32,11 +32,12 @@ struct Value {
 
 // What happens to the outputs of a step while they are in the first-level cache, in order.
 struct Op {
-  enum Kind { AFFINE, SCALE, SHIFT, CLAMP, ADD, SIGNUM, STORE, SIGN } kind;
-  const float* a;  // AFFINE: a x + b; SCALE: a x; SHIFT: x + b; one value per channel
+  enum Kind { AFFINE, SCALE, SHIFT, CLAMP, PRELU, SIGMOID, SILU, HARDSIGMOID, HARDSWISH, ADD, MUL, SIGNUM, STORE, SIGN };
+  Kind kind;
+  const float* a;  // AFFINE: a x + b; SCALE: a x; SHIFT: x + b; PRELU: a x below 0; one value per channel
   const float* b;
   float low, high;  // CLAMP
-  int value;        // ADD: what is added; STORE, SIGN: where to
+  int value;        // ADD, MUL: the other operand, MUL's may be 1x1 pixels; STORE, SIGN: where to
 };
 
 struct Chain {

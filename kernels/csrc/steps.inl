@@ -41,6 +41,40 @@ inline void finish(const Chain& chain, const Frame& f, int image, Tile& tile, in
         });
         break;
       }
+      case Op::PRELU:
+        each16(tile, pixels, lanes, [=](float* x, int, int j) {
+          for (int i = 0; i < 16; ++i) x[i] = x[i] > 0 ? x[i] : x[i] * a[j + i];
+        });
+        break;
+      case Op::SIGMOID:
+      case Op::SILU: {
+        const bool gated = op->kind == Op::SILU;
+        each16(tile, pixels, lanes, [=](float* x, int, int) {
+          for (int i = 0; i < 16; ++i) x[i] = (gated ? x[i] : 1.0f) / (1.0f + __builtin_expf(-x[i]));
+        });
+        break;
+      }
+      case Op::HARDSIGMOID:
+      case Op::HARDSWISH: {
+        const bool gated = op->kind == Op::HARDSWISH;
+        each16(tile, pixels, lanes, [=](float* x, int, int) {
+          for (int i = 0; i < 16; ++i) {
+            const float y = x[i] + 3.0f < 0.0f ? 0.0f : x[i] + 3.0f;
+            x[i] = (gated ? x[i] : 1.0f) * (y > 6.0f ? 6.0f : y) / 6.0f;
+          }
+        });
+        break;
+      }
+      case Op::MUL: {
+        const Value& v = f.values[op->value];
+        const int step = v.h * v.w == 1 ? 0 : v.ld;
+        const float* other = f.at<float>(op->value, image) + size_t(first) * step + block;
+        each16(tile, pixels, lanes, [=](float* x, int p, int j) {
+          const float* y = other + size_t(p) * step + j;
+          for (int i = 0; i < 16; ++i) x[i] *= y[i];
+        });
+        break;
+      }
       case Op::ADD: {
         const int ld = f.values[op->value].ld;
         const float* other = f.at<float>(op->value, image) + size_t(first) * ld + block;

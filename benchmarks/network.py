@@ -1,0 +1,244 @@
+"""Milliseconds of a packed network beside what its user could pick instead, all in one process and in turns.
+
+    python benchmarks/network.py packed=FILE.sparsign [batches=1,64] [threads=1] [seconds=30] [out=FOLDER]
+
+Rivals run the dense float network: `uncut`, as it was before pruning, from the registry; and `cut`, what the file has
+left of it, with ReLU for signs. Weights do not change their speed: the uncut one has random weights. ONNX Runtime and
+OpenVINO come with `pip install sparsign[rivals]`; what is absent, or cannot run a network, is skipped with a word.
+`bits` is the file in torch, the reference engine. int8 quantises every conv and linear layer, with signed weights per
+channel and ranges from random images: right for timing, not for accuracy.
+
+Times per batch are CPU time for one thread, else wall-clock: the 20th percentile, which other processes disturb least,
+and the median. Ratios are of 20th percentiles: how many times faster the packed engine is.
+Files: network.json and network.png in `out`.
+Compiling takes torch a minute per network and kind.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from sparsign.evaluation.latency import Candidate, interleaved
+from sparsign.evaluation.rebuild import float_network
+from sparsign.evaluation.report import environment
+from sparsign.kernels.engine import NativeEngine
+from sparsign.kernels.module import PackedNetwork
+from sparsign.packing.file import read
+from sparsign.packing.spec import PackedModel
+
+OPTIONS = {"packed": "", "batches": "1,64", "threads": "1", "seconds": "30", "out": "."}
+Call = Callable[[Tensor], Tensor]
+
+
+def cut_float(packed: PackedModel) -> nn.Module:
+    """The dense float network of the cut sizes: ReLU in place of every sign."""
+    nodes = [replace(node, op="relu") if node.op == "sign" else node for node in packed.nodes]
+    return PackedNetwork(PackedModel(nodes, packed.input_shape, packed.output), b"", "reference").eval()
+
+
+def is_cut(packed: PackedModel) -> bool:
+    """Whether a layer has lost rows or columns."""
+    codes = [node.codes for node in packed.layers().values()]
+    return any((len(c.rows), len(c.cols)) != tuple(c.full_shape[:2]) for c in codes)
+
+
+def torch_rivals(net: nn.Module) -> Iterator[tuple[str, Callable[[], Call]]]:
+    """(name, how to make it)."""
+    net = net.to(memory_format=torch.channels_last)
+
+    def bf16(call: Call) -> Call:
+        def run(x: Tensor) -> Tensor:
+            with torch.autocast("cpu", torch.bfloat16):
+                return call(x)
+
+        return run
+
+    def compiled() -> Call:
+        return torch.compile(net, dynamic=False)
+
+    yield "torch fp32", lambda: net
+    yield "torch.compile fp32", compiled
+    yield "torch bf16", lambda: bf16(net)
+    yield "torch.compile bf16", lambda: bf16(compiled())
+
+
+def onnx_file(net: nn.Module, images: Tensor, folder: str) -> Path:
+    """The network as ONNX, of a fixed batch."""
+    path = Path(folder) / "net.onnx"
+    torch.onnx.export(net, (images,), path, dynamo=True, input_names=["images"], verbose=False)
+    return path
+
+
+def onnx_rivals(net: nn.Module, images: Tensor, threads: int) -> Iterator[tuple[str, Callable[[], Call]]]:
+    """ONNX Runtime in fp32 and int8 (QDQ)."""
+
+    def session(quantise: bool) -> Call:
+        import onnxruntime as ort
+        from onnxruntime import quantization as q
+
+        class Reader(q.CalibrationDataReader):
+            def __init__(self) -> None:
+                self.left = [{"images": images.numpy()} for _ in range(2)]
+
+            def get_next(self) -> dict[str, np.ndarray] | None:
+                return self.left.pop() if self.left else None
+
+        options = ort.SessionOptions()
+        options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
+        with tempfile.TemporaryDirectory() as folder:
+            path = onnx_file(net, images, folder)
+            if quantise:
+                ready, path = path, Path(folder) / "int8.onnx"
+                q.quantize_static(ready, path, Reader(), per_channel=True, weight_type=q.QuantType.QInt8)
+            run = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        return lambda x: torch.from_numpy(run.run(None, {"images": x.numpy()})[0])
+
+    yield "ONNX Runtime fp32", lambda: session(False)
+    yield "ONNX Runtime int8", lambda: session(True)
+
+
+def openvino_rivals(net: nn.Module, images: Tensor, threads: int) -> Iterator[tuple[str, Callable[[], Call]]]:
+    """OpenVINO in fp32."""
+
+    def compiled() -> Call:
+        import openvino as ov
+
+        model = ov.convert_model(torch.export.export(net, (images,)))
+        settings = {"INFERENCE_NUM_THREADS": threads, "INFERENCE_PRECISION_HINT": "f32", "NUM_STREAMS": 1}
+        request = ov.compile_model(model, "CPU", settings).create_infer_request()
+        return lambda x: torch.from_numpy(request.infer([x.numpy()])[0])
+
+    yield "OpenVINO fp32", compiled
+
+
+@torch.inference_mode()
+def candidates(packed: PackedModel, images: Tensor, threads: int) -> list[Candidate]:
+    """The packed engine first, then every rival that runs here."""
+    isa = torch.backends.cpu.get_cpu_capability()
+    engine = NativeEngine(packed, threads=threads)
+    found = [Candidate("sparsign", engine.isa, engine)]
+    found.append(Candidate("bits torch fp32", isa, PackedNetwork(packed, b"", "reference").eval()))
+    for form, net in (("uncut", float_network(packed)), ("cut", cut_float(packed) if is_cut(packed) else None)):
+        if net is None:
+            why = "the file names no network of the registry" if form == "uncut" else "nothing was cut"
+            print(f"{form}: skipped, {why}")
+            continue
+        rivals = [*onnx_rivals(net, images, threads), *openvino_rivals(net, images, threads)]
+        for name, make in [*rivals, *torch_rivals(net)]:
+            try:
+                call = make()
+                with torch.inference_mode(name.startswith("torch")):
+                    call(images)
+            except ImportError as error:
+                print(f"{form} {name}: skipped, {error.name} is not installed")
+            except Exception as error:  # a rival's own limits must not end the others' measurement
+                print(f"{form} {name}: skipped, {type(error).__name__}: {str(error).splitlines()[0]:.100}")
+            else:
+                found.append(Candidate(f"{form} {name}", isa, call, channels_last=name.startswith("torch")))
+    return found
+
+
+def measure(packed: PackedModel, batch: int, threads: int, seconds: float) -> list[dict[str, Any]]:
+    """One row per candidate, the packed engine first."""
+    torch.set_num_threads(threads)
+    images = torch.randn(batch, *packed.input_shape, generator=torch.Generator().manual_seed(0))
+    timed = candidates(packed, images, threads)
+    with torch.inference_mode():
+        samples = interleaved(timed, images, seconds, time.process_time if threads == 1 else time.perf_counter)
+    p20 = [float(np.percentile(times, 20)) for times in samples]
+    return [
+        {
+            "engine": candidate.engine,
+            "isa": candidate.isa,
+            "batch": batch,
+            "threads": threads,
+            "p20_ms": 1e3 * low,
+            "median_ms": 1e3 * median(times),
+            "times_faster": low / p20[0],
+            "samples": len(times),
+        }
+        for candidate, low, times in zip(timed, p20, samples, strict=True)
+    ]
+
+
+def draw(rows: list[dict[str, Any]], path: Path, title: str) -> None:
+    """Bars of the 20th percentile, one panel per batch and thread count."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    panels = list(dict.fromkeys((r["batch"], r["threads"]) for r in rows))
+    figure, axes = plt.subplots(1, len(panels), figsize=(6.5 * len(panels), 5), squeeze=False)
+    for axis, (batch, threads) in zip(axes[0], panels, strict=True):
+        shown = [r for r in rows if (r["batch"], r["threads"]) == (batch, threads)][::-1]
+        bars = axis.barh([r["engine"] for r in shown], [r["p20_ms"] for r in shown], color="tab:gray")
+        bars[-1].set_color("tab:blue")
+        axis.bar_label(bars, [f"{r['p20_ms']:.3g} ms, {r['times_faster']:.1f}x" for r in shown], padding=3)
+        axis.set(xscale="log", xlabel="milliseconds", title=f"batch {batch}, {threads} thread(s)")
+        axis.set_xlim(right=6 * max(r["p20_ms"] for r in shown))
+    figure.suptitle(title)
+    figure.savefig(path, dpi=120, bbox_inches="tight")
+    plt.close(figure)
+
+
+def options(arguments: list[str]) -> dict[str, str]:
+    """`key=value` arguments over the defaults; ends with one line for one that is unknown."""
+    given = dict(argument.partition("=")[::2] for argument in arguments)
+    for key in given:
+        if key not in OPTIONS:
+            sys.exit(f"{key}: expected one of {', '.join(OPTIONS)}")
+    chosen = {**OPTIONS, **given}
+    if not chosen["packed"]:
+        sys.exit("packed: expected a packed file, packed=FILE.sparsign")
+    return chosen
+
+
+def numbers(text: str, name: str) -> list[int]:
+    """Whole numbers from 1, separated by commas."""
+    if not all(part.isdecimal() and int(part) >= 1 for part in text.split(",")):
+        sys.exit(f"{name}={text}: expected whole numbers from 1, separated by commas")
+    return [int(part) for part in text.split(",")]
+
+
+def main() -> None:
+    """Measures, prints, writes."""
+    chosen = options(sys.argv[1:])
+    try:
+        packed, seconds = read(chosen["packed"]), float(chosen["seconds"])
+    except (FileNotFoundError, ValueError) as error:
+        sys.exit(str(error))
+    here = environment()
+    combinations = [
+        (b, t) for b in numbers(chosen["batches"], "batches") for t in numbers(chosen["threads"], "threads")
+    ]
+    rows = []
+    for batch, count in combinations:
+        torch.compiler.reset()
+        print(f"\nbatch {batch}, {count} thread(s), {here['cpu']}, torch {here['torch']}")
+        rows += (found := measure(packed, batch, count, seconds / len(combinations)))
+        print(f"{'':28}{'isa':>8}{'p20 ms':>10}{'median':>10}{'faster':>9}{'samples':>9}")
+        for r in found:
+            times = f"{r['p20_ms']:>10.3f}{r['median_ms']:>10.3f}{r['times_faster']:>8.1f}x{r['samples']:>9}"
+            print(f"{r['engine']:28}{r['isa']:>8}{times}")
+    out = Path(chosen["out"])
+    out.mkdir(parents=True, exist_ok=True)
+    written = {"packed": chosen["packed"], "environment": here, "rows": rows}
+    (out / "network.json").write_text(json.dumps(written, indent=1) + "\n", encoding="utf-8")
+    draw(rows, out / "network.png", f"{Path(chosen['packed']).name} on {here['cpu']}")
+
+
+if __name__ == "__main__":
+    main()
