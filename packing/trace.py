@@ -34,12 +34,14 @@ def to_packed(
     """
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
     graph = trace(model)
+    output = next(node for node in graph.graph.nodes if node.op == "output").args[0]
+    if not isinstance(output, fx.Node):
+        raise ValueError(f"{type(model).__name__} returns a {type(output).__name__}, expected logits [N, classes]")
     live = Liveness(graph, torch.zeros(1, *input_shape, device=device))
     builder = _Builder(live, encode)
     for node in graph.graph.nodes:
         builder.visit(node)
     original = {"parameters": sum(p.numel() for p in _parameters(model)), "dropped": builder.dropped}
-    output = next(node for node in graph.graph.nodes if node.op == "output").args[0]
     meta = {**(meta or {}), "original": original}
     packed = PackedModel(builder.nodes, tuple(input_shape), builder.name[output], meta)
     packed.validate()
