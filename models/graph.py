@@ -15,6 +15,7 @@ from torchvision.ops import StochasticDepth
 from sparsign.models.react import ChannelShift
 from sparsign.models.shortcuts import PadShortcut
 from sparsign.models.sign import Sign
+from sparsign.models.spelled import AddNumber, ChannelOrder, MulNumber
 
 KINDS: dict[type[nn.Module], str] = {
     nn.Conv2d: "conv",
@@ -25,10 +26,19 @@ KINDS: dict[type[nn.Module], str] = {
     nn.Hardtanh: "hardtanh",
     nn.ReLU: "relu",
     nn.PReLU: "prelu",
+    nn.Sigmoid: "sigmoid",
+    nn.SiLU: "silu",
+    nn.Hardswish: "hardswish",
+    nn.Hardsigmoid: "hardsigmoid",
+    nn.GELU: "gelu",
+    AddNumber: "add_scalar",
+    MulNumber: "mul_scalar",
     ChannelShift: "shift",
     nn.MaxPool2d: "maxpool",
     nn.AvgPool2d: "avgpool",
     nn.AdaptiveAvgPool2d: "globalavgpool",
+    nn.Upsample: "upsample",
+    ChannelOrder: "order",
     nn.Flatten: "flatten",
     **dict.fromkeys((nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.AlphaDropout, nn.FeatureAlphaDropout), "identity"),
     StochasticDepth: "identity",
@@ -36,11 +46,14 @@ KINDS: dict[type[nn.Module], str] = {
     Sign: "sign",
     PadShortcut: "pad_shortcut",
 }
-FUNCTIONS = {operator.add: "add", operator.iadd: "add", torch.add: "add", torch.cat: "cat", torch.flatten: "flatten"}
+SPELLED = (nn.LeakyReLU, nn.AdaptiveMaxPool2d, nn.Unflatten, nn.ChannelShuffle)
+"""Modules that `models.canonical` says with those above."""
+FUNCTIONS = {operator.add: "add", operator.mul: "mul", torch.cat: "cat"}
 WEIGHTED = ("conv", "linear")
 ELEMENTWISE = (
     *("batchnorm", "shift", "relu", "prelu", "relu6", "hardtanh", "sign"),
-    *("maxpool", "avgpool", "globalavgpool", "identity"),
+    *("sigmoid", "silu", "hardswish", "hardsigmoid", "gelu", "add_scalar", "mul_scalar"),
+    *("maxpool", "avgpool", "globalavgpool", "upsample", "identity"),
 )
 """Kinds whose output channel c depends on input channel c alone."""
 
@@ -91,7 +104,7 @@ def _disguise(module: nn.Module) -> str | None:
         return "is compiled: pass the network as it was before torch.compile"
     if module._forward_hooks or module._forward_pre_hooks:
         return "has forward hooks, which no packed model can hold: remove them first"
-    base = next((cls for cls in KINDS if isinstance(module, cls)), None)
+    base = next((cls for cls in (*KINDS, *SPELLED) if isinstance(module, cls)), None)
     if base is not None:
         for name in METHODS:
             if name in vars(module) or getattr(type(module), name, None) is not getattr(base, name, None):
@@ -133,7 +146,7 @@ def _known(graph: fx.GraphModule, node: fx.Node) -> str | None:
 
 
 def kind_of(graph: fx.GraphModule, node: fx.Node) -> str:
-    """One of `input`, `output`, `add`, `cat`, `flatten` and the values of KINDS.
+    """One of `input`, `output`, `add`, `mul`, `cat` and the values of KINDS.
 
     Raises:
         ValueError: an operation that no packed model knows, or one used in a way it does not know.
@@ -162,19 +175,16 @@ def operation(node: fx.Node, module: nn.Module | None) -> str:
 def _problem(kind: str, node: fx.Node, module: nn.Module | None) -> str | None:
     if kind == "globalavgpool" and module.output_size not in (1, (1, 1)):
         return f"with output_size={module.output_size}: expected 1"
-    if kind == "conv" and (module.padding_mode != "zeros" or isinstance(module.padding, str)):
-        return f"with padding={module.padding!r}, padding_mode={module.padding_mode!r}: expected numbers and 'zeros'"
+    if kind == "conv" and module.padding_mode != "zeros":
+        return f"with padding_mode={module.padding_mode!r}: expected 'zeros'"
+    if kind == "conv" and module.padding == "same" and not all(k % 2 for k in module.kernel_size):
+        return f"with padding='same' and kernel_size={module.kernel_size}: expected odd sizes"
     if kind == "batchnorm" and module.running_mean is None:
         return "without running statistics: expected track_running_stats=True"
-    if kind == "add" and (len(node.args) != 2 or not all(isinstance(a, fx.Node) for a in node.args) or node.kwargs):
-        return "expected two tensors and nothing else"
-    if kind == "cat" and (node.args[1] if len(node.args) > 1 else node.kwargs.get("dim", 0)) != 1:
-        return "expected dim=1"
-    if kind == "flatten":
-        start = module.start_dim if module else node.args[1] if len(node.args) > 1 else node.kwargs.get("start_dim", 0)
-        end = module.end_dim if module else node.args[2] if len(node.args) > 2 else node.kwargs.get("end_dim", -1)
-        if (start, end) != (1, -1):
-            return f"from dimension {start} to {end}: expected 1 to -1"
+    if kind == "maxpool" and module.return_indices:
+        return "with return_indices=True: expected False"
+    if kind == "flatten" and (module.start_dim, module.end_dim) != (1, -1):
+        return f"from dimension {module.start_dim} to {module.end_dim}: expected 1 to -1"
     return None
 
 
@@ -188,31 +198,30 @@ def shapes(graph: fx.GraphModule, example: Tensor) -> dict[fx.Node, tuple[int, .
             try:
                 result = super().run_node(n)
             except Exception as error:
-                raise _mismatch(n, error) from None
+                raise run_error(n, error) from None
             found[n] = tuple(result.shape[1:])
             return result
 
-    _check_precision(graph)
     with evaluating(graph):
         recorder = Recorder(graph)
         recorder.extra_traceback = False  # it would fill an error with lines of its own
         recorder.run(example)
-    for node, shape in found.items():
+    for node in found:
         kind, read = kind_of(graph, node), [found[n] for n in node.all_input_nodes]
         if kind == "linear" and len(read[0]) != 1:
             raise ValueError(f"{place(node)}: Linear reads [N, {', '.join(map(str, read[0]))}], expected [N, features]")
-        if kind == "add" and any(s != shape for s in read):
-            raise ValueError(f"{place(node)}: add of shapes {[list(s) for s in read]}, expected equal ones")
     return found
 
 
-def _mismatch(node: fx.Node, error: Exception) -> ValueError:
+def run_error(node: fx.Node, error: Exception) -> ValueError:
+    """What a node raised when it ran, in one line that says where."""
     if isinstance(error, ValueError):
         return error
     return ValueError(f"{place(node)}: cannot run: {next(iter(str(error).splitlines()), type(error).__name__)}")
 
 
-def _check_precision(model: nn.Module) -> None:
+def check_precision(model: nn.Module) -> None:
+    """ValueError naming the first parameter or buffer of another precision than fp32."""
     for name, tensor in (*model.named_parameters(), *model.named_buffers()):
         if tensor.is_floating_point() and tensor.dtype != torch.float32:
             raise ValueError(f"{name} is {str(tensor.dtype).removeprefix('torch.')}, expected float32 (model.float())")
