@@ -192,7 +192,7 @@ class _Speller:
                 raise ValueError(f"{node.name}: a second input, expected images alone")
             try:
                 self._spell(node)
-            except (ValueError, TypeError) as error:  # a TypeError: arguments that the module does not know
+            except (ValueError, TypeError, ArithmeticError, LookupError) as error:  # or arguments no module takes
                 reason = " ".join(str(error).split())
                 raise ValueError(f"{place(node)}: {operation(node, module_of(self.graph, node))} {reason}") from None
         for node in reversed(self.graph.graph.nodes):

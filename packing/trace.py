@@ -10,7 +10,7 @@ from torch import Tensor, fx, nn
 
 from sparsign.models.canonical import canonical
 from sparsign.models.channels import Liveness
-from sparsign.models.graph import WEIGHTED, module_of
+from sparsign.models.graph import WEIGHTED, module_of, place
 from sparsign.models.react import ChannelShift
 from sparsign.models.spelled import ChannelOrder
 from sparsign.packing.encode import Encode, layer_codes
@@ -94,9 +94,13 @@ class _Builder:
             self._pad_shortcut(node, module)
         else:
             op = OPS[RENAMED.get(kind, kind)]
+            try:
+                attrs = op.attributes(module)
+            except ValueError as error:
+                raise ValueError(f"{place(node)}: {error}") from None
             present = self.present[node.args[0]]
             tensors = {name: _channels(tensor, present) for name, tensor in op.arrays(module).items()}
-            self._emit(op.name, node, [node.args[0]], present, op.attributes(module), tensors)
+            self._emit(op.name, node, [node.args[0]], present, attrs, tensors)
 
     def _emit(
         self,

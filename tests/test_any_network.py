@@ -246,6 +246,8 @@ def test_a_spelling_is_packed_as_what_it_computes_without_its_dead_channels(spel
         (lambda x: F.dropout(x), "dropout is random in eval mode"),
         (lambda x: F.softplus(x), "softplus is not a known operation"),
         (lambda x: x.mean((1, 2)), r"mean over dimensions \(1, 2\)"),
+        (lambda x: x / 0, "truediv"),
+        (lambda x: F.avg_pool2d(x, 2, divisor_override=3), "avg_pool2d: avgpool with divisor_override=3"),
         (lambda x: x - x.relu(), "sub with more than a number"),
         (lambda x: torch.cat([x, x], 2), "cat along dimension 2"),
         (lambda x: F.adaptive_avg_pool2d(x, 3), r"adaptive_avg_pool2d of \[8, 8\] pixels to \[3, 3\]"),
