@@ -141,8 +141,9 @@ NUMBERS: dict[str, Callable[[float], nn.Module]] = {
 CATS = ("cat", "concat", "concatenate")
 SIZES = ("size", "dim", "numel", "ndimension", "getattr")
 MOVES = (
-    *("view", "reshape", "flatten", "unflatten", "squeeze", "unsqueeze", "contiguous", "clone", "getitem"),
-    *("permute", "transpose", "swapaxes", "chunk", "split", "tensor_split", "narrow", "unbind", "channel_shuffle"),
+    *("view", "reshape", "flatten", "unflatten", "squeeze", "unsqueeze", "contiguous", "clone", "getitem", "expand"),
+    *("expand_as", "permute", "transpose", "swapaxes", "chunk", "split", "tensor_split", "narrow", "unbind"),
+    "channel_shuffle",
 )
 """Operations that compute nothing."""
 MOVING_MODULES = (nn.Flatten, nn.Unflatten, nn.ChannelShuffle)
@@ -208,7 +209,7 @@ class _Speller:
         moves = isinstance(module, MOVING_MODULES) if node.op == "call_module" else name in MOVES
         if not moves:
             for source in node.all_input_nodes:
-                if source in self.moved:
+                if source in self.moved and not (name in PRODUCTS and self._gate(source)):
                     raise ValueError(f"reads numbers that {place(source)} moved in a way no packed model knows")
         if node.op == "output":
             if not isinstance(node.args[0], fx.Node):
@@ -225,10 +226,22 @@ class _Speller:
             self._module(node, module)
         elif name in CATS:
             self._cat(node)
-        elif name in (*SUMS, *PRODUCTS) and sum(n in reads for n in (*node.args, *node.kwargs.values())) == 2:
+        elif name in (*SUMS, *PRODUCTS) and self._tensors(node) == 2:
             self._pairwise(node, operator.mul if name in PRODUCTS else operator.add)
         else:
             self._function(node, name)
+
+    def _tensors(self, node: fx.Node) -> int:
+        operands = [n for n in (*node.args, *node.kwargs.values()) if isinstance(n, fx.Node)]
+        return sum(n in self.moved or isinstance(self.found[n], _Shape) for n in operands)
+
+    def _gate(self, node: fx.Node) -> fx.Node | None:
+        """The source [N, C] of numbers that were moved to [N, C, 1, 1] (gates made by linear layers), or None."""
+        source, places = self.moved[node]
+        shape = self.found[source]
+        if not isinstance(places, Tensor) or places.shape != (*shape[:2], 1, 1) or len(shape) != 2:
+            return None
+        return source if torch.equal(places.flatten(), torch.arange(math.prod(shape))) else None
 
     @staticmethod
     def _name(node: fx.Node) -> str:
@@ -240,18 +253,22 @@ class _Speller:
 
     def _replace(self, node: fx.Node, source: fx.Node, *modules: nn.Module) -> None:
         """The node's result is that of the modules, one after the other, on the source's."""
-        with self.graph.graph.inserting_before(node):
-            for module in modules:
-                if isinstance(module, nn.Identity):
-                    continue
-                name = node.name if node.op != "call_module" else f"{node.name}_spelled"
-                while hasattr(self.graph, name):
-                    name += "_"
-                self.graph.add_submodule(name, module.eval())
-                source = self.graph.graph.call_module(name, (source,))
-                source.meta = dict(node.meta)
-                self.found[source] = self.found[node]
+        for module in modules:
+            if not isinstance(module, nn.Identity):
+                source = self._insert(node, source, module)
         node.replace_all_uses_with(source)
+
+    def _insert(self, node: fx.Node, source: fx.Node, module: nn.Module) -> fx.Node:
+        """A call of the module on the source, before the node and named after it."""
+        name = node.name if node.op != "call_module" else f"{node.name}_spelled"
+        while hasattr(self.graph, name):
+            name += "_"
+        self.graph.add_submodule(name, module.eval())
+        with self.graph.graph.inserting_before(node):
+            new = self.graph.graph.call_module(name, (source,))
+        new.meta = dict(node.meta)
+        self.found[new] = self.found[node]
+        return new
 
     def _module(self, node: fx.Node, module: nn.Module) -> None:
         source = node.args[0]
@@ -314,7 +331,9 @@ class _Speller:
         whole, product = self.found[node], function is operator.mul
         args.sort(key=lambda n: self.found[n] != whole)
         gate = (*whole[:2], *[1] * (len(whole) - 2))
-        if self.found[args[0]] != whole or self.found[args[1]] not in ((whole, gate) if product else (whole,)):
+        if args[1] in self.moved and args[0] not in self.moved and self.found[args[0]] == whole:
+            args[1] = self._insert(node, self._gate(args[1]), nn.Unflatten(1, (whole[1], 1, 1)))
+        elif self.found[args[0]] != whole or self.found[args[1]] not in ((whole, gate) if product else (whole,)):
             shapes = [list(self.found[n]) for n in args]
             raise ValueError(f"of shapes {shapes}: expected equal ones{', or [N, C, 1, 1] beside one' * product}")
         self._call(node, function, tuple(args))
@@ -336,6 +355,9 @@ class _Speller:
         else:
             shape = self.found[first]
             source, places = first, torch.arange(math.prod(shape)).view(shape)
+        if self._name(node) in ("expand", "expand_as"):  # taken back by the product, and by nothing else
+            self.moved[node], self.found[node] = (source, places), None
+            return
         args, kwargs = self._values((*node.args[1:],)), dict(self._values(node.kwargs))
         kwargs.pop("input", None)
         if any(isinstance(v, fx.Node) for v in (*args, *kwargs.values())):

@@ -43,10 +43,11 @@ KINDS: dict[type[nn.Module], str] = {
     **dict.fromkeys((nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.AlphaDropout, nn.FeatureAlphaDropout), "identity"),
     StochasticDepth: "identity",
     nn.Identity: "identity",
+    nn.Unflatten: "identity",  # of a gate [N, C]; models.canonical takes all others away
     Sign: "sign",
     PadShortcut: "pad_shortcut",
 }
-SPELLED = (nn.LeakyReLU, nn.AdaptiveMaxPool2d, nn.Unflatten, nn.ChannelShuffle)
+SPELLED = (nn.LeakyReLU, nn.AdaptiveMaxPool2d, nn.ChannelShuffle)
 """Modules that `models.canonical` says with those above."""
 FUNCTIONS = {operator.add: "add", operator.mul: "mul", torch.cat: "cat"}
 WEIGHTED = ("conv", "linear")

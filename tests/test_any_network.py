@@ -153,7 +153,21 @@ def shuffled_twice(x):
     return shuffled(F.channel_shuffle(F.relu(x), 3)[:, 2:10])
 
 
+class Excitation(nn.Module):
+    """As in SENet: two linear layers, and their gates spread over the image."""
+
+    def __init__(self):
+        super().__init__()
+        self.pool, self.fc = nn.AdaptiveAvgPool2d(1), nn.Sequential(nn.Linear(12, 3), nn.ReLU(), nn.Linear(3, 12))
+
+    def forward(self, x):
+        n, c, _, _ = x.size()
+        y = self.fc(self.pool(x).view(n, c)).sigmoid().view(n, c, 1, 1)
+        return x * y.expand_as(x) + y * x
+
+
 SPELLINGS = {
+    "excitation": Excitation(),
     "relu": F.relu,
     "method": lambda x: x.relu(),
     "clamp": lambda x: x.clamp(0, 6) + x.clamp(min=-1, max=0.5),
@@ -259,6 +273,8 @@ def test_a_spelling_is_packed_as_what_it_computes_without_its_dead_channels(spel
             "add: reads what bn made after a view of it was changed",
         ),
         (lambda x: x * x.mean(1, keepdim=True), "mean over dimensions 1"),
+        (lambda x: F.adaptive_avg_pool2d(x, 1).expand_as(x) + x, "add reads numbers that expand_as moved"),
+        (lambda x: x * x.flatten(1)[:, :3, None, None], "mul reads numbers that getitem moved"),
         (lambda x: x.view(1, -1).relu(), "relu reads numbers that view moved"),
     ],
 )
