@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
+from sparsign.models.canonical import canonical
 from sparsign.models.graph import (
     ELEMENTWISE,
     WEIGHTED,
@@ -23,10 +24,9 @@ from sparsign.models.graph import (
     kind_of,
     module_of,
     shapes,
-    trace,
 )
 
-__all__ = ["Liveness", "RowsCols", "batchnorm_after", "removable", "trace"]
+__all__ = ["Liveness", "RowsCols", "batchnorm_after", "removable"]
 
 VARYING = float("nan")
 
@@ -43,10 +43,10 @@ class RowsCols:
 
 
 class Liveness:
-    """Liveness of every channel of every node of a traced model.
+    """Liveness of every channel of every node of a model.
 
     Args:
-        graph: from `trace`. Effective (parametrized) weights are read now; later changes are not seen.
+        graph: from `canonical`. Effective (parametrized) weights are read now; later changes are not seen.
         example: one image [1, C, H, W], for shapes.
         through_sign: False is exact: everything it removes can be cut without changing the network's function, so
             sign(0) = +1 and a BN's shift on an empty channel are values like any other. True is what a pruning method
@@ -96,8 +96,16 @@ class Liveness:
             return F.hardtanh(x, module.min_val, module.max_val)
         if kind == "sign":
             return torch.where((x == 0) & self.through_sign, 0.0, VARYING)
-        if kind in ("avgpool", "globalavgpool"):  # a mean is rounded, and smaller where the zero padding counts
-            return torch.where(x == 0, 0.0, VARYING)
+        if kind in ("avgpool", "globalavgpool", "upsample", "silu", "hardswish", "gelu", "mul_scalar"):
+            return torch.where(x == 0, 0.0, VARYING)  # a mean is rounded, and smaller where the zero padding counts
+        if kind in ("sigmoid", "hardsigmoid"):
+            return torch.full_like(x, VARYING)
+        if kind == "add_scalar":
+            return x + module.value
+        if kind == "order":
+            return x[module.order.cpu()]
+        if kind == "mul":
+            return torch.where(torch.stack([self.constant[n] for n in node.args]).eq(0).any(0), 0.0, VARYING)
         if kind == "add":
             first, second = (self.constant[n] for n in node.args)
             return first + second
@@ -126,6 +134,11 @@ class Liveness:
             first, second = node.args
             self.keep[first] |= keep & ~(self.zero[first] & ~self.zero[second])
             self.keep[second] |= keep & ~self.zero[second]
+        elif kind == "mul":
+            for n in node.args:
+                self.keep[n] |= keep
+        elif kind == "order":
+            self.keep[node.args[0]][module.order.cpu()[keep]] = True
         elif kind == "cat":
             for part, n in zip(keep.split([len(self.zero[n]) for n in node.args[0]]), node.args[0], strict=True):
                 self.keep[n] |= part
@@ -171,7 +184,7 @@ def removable(model: nn.Module, example: Tensor, through_sign: bool) -> dict[str
     Raises:
         ValueError: the model holds an operation the analysis does not know.
     """
-    live = Liveness(trace(model), example, through_sign)
+    live = Liveness(canonical(model, example), example, through_sign)
     found: dict[str, RowsCols] = {}
     for node, kind in live.kinds.items():
         if kind not in (*WEIGHTED, "batchnorm"):

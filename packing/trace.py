@@ -8,9 +8,11 @@ import numpy as np
 import torch
 from torch import Tensor, fx, nn
 
+from sparsign.models.canonical import canonical
 from sparsign.models.channels import Liveness
-from sparsign.models.graph import WEIGHTED, module_of, trace
+from sparsign.models.graph import WEIGHTED, module_of, place
 from sparsign.models.react import ChannelShift
+from sparsign.models.spelled import ChannelOrder
 from sparsign.packing.encode import Encode, layer_codes
 from sparsign.packing.spec import OPS, LayerCodes, Node, PackedModel
 
@@ -33,13 +35,14 @@ def to_packed(
         ValueError: an operation no packed model knows, or a layer whose weight is not exactly scale * codes.
     """
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
-    graph = trace(model)
-    live = Liveness(graph, torch.zeros(1, *input_shape, device=device))
+    example = torch.zeros(1, *input_shape, device=device)
+    graph = canonical(model, example)
+    live = Liveness(graph, example)
     builder = _Builder(live, encode)
     for node in graph.graph.nodes:
         builder.visit(node)
-    original = {"parameters": sum(p.numel() for p in _parameters(model)), "dropped": builder.dropped}
     output = next(node for node in graph.graph.nodes if node.op == "output").args[0]
+    original = {"parameters": sum(p.numel() for p in _parameters(model)), "dropped": builder.dropped}
     meta = {**(meta or {}), "original": original}
     packed = PackedModel(builder.nodes, tuple(input_shape), builder.name[output], meta)
     packed.validate()
@@ -73,6 +76,10 @@ class _Builder:
             self._weighted(kind, node, module)
         elif kind == "add":
             self._add(node)
+        elif kind == "mul":
+            self._mul(node)
+        elif kind == "order":
+            self._order(node, module)
         elif kind == "cat":
             parts = [n for n in node.args[0] if self.present[n].any()]
             self._emit_or_alias("cat", node, parts, np.concatenate([self.present[n] for n in node.args[0]]))
@@ -87,9 +94,13 @@ class _Builder:
             self._pad_shortcut(node, module)
         else:
             op = OPS[RENAMED.get(kind, kind)]
+            try:
+                attrs = op.attributes(module)
+            except ValueError as error:
+                raise ValueError(f"{place(node)}: {error}") from None
             present = self.present[node.args[0]]
             tensors = {name: _channels(tensor, present) for name, tensor in op.arrays(module).items()}
-            self._emit(op.name, node, [node.args[0]], present, op.attributes(module), tensors)
+            self._emit(op.name, node, [node.args[0]], present, attrs, tensors)
 
     def _emit(
         self,
@@ -126,6 +137,8 @@ class _Builder:
         if np.array_equal(wanted, present):
             return self.name[source]
         name = f"{reader.target if reader.op == 'call_module' else reader.name}.select{reader.args.index(source)}"
+        if any(n.name == name for n in self.nodes):  # x + x
+            return name
         index = np.flatnonzero(wanted[present])
         self.nodes.append(Node("select", name, (self.name[source],), tensors={"index": index}))
         return name
@@ -163,6 +176,28 @@ class _Builder:
         tensors = {name: index for name, index in tensors.items() if len(index) < keep.sum()}
         attrs = {"channels": int(keep.sum())} if tensors else {}
         self._emit("add", node, parts, keep, attrs, tensors, sources=sources)
+
+    def _mul(self, node: fx.Node) -> None:
+        keep = self.live.keep[node].numpy()
+        if not keep.any():
+            self.present[node] = keep
+            return
+        self._emit("mul", node, list(node.args), keep, sources=[self._select(n, keep, node) for n in node.args])
+
+    def _order(self, node: fx.Node, module: ChannelOrder) -> None:
+        """A select of the channels that are kept, in their old order, and the new order of those."""
+        keep, source = self.live.keep[node].numpy(), node.args[0]
+        if not keep.any():
+            self.present[node] = keep
+            return
+        wanted = module.order.cpu().numpy()[keep]
+        kept = np.zeros(len(self.present[source]), bool)
+        kept[wanted] = True
+        name, ranks = self._select(source, kept, node), np.cumsum(kept)[wanted] - 1
+        if (np.diff(ranks) > 0).all():
+            self.name[node], self.present[node] = name, keep
+        else:
+            self._emit("permute", node, [source], keep, tensors={"order": ranks}, sources=[name])
 
     def _pad_shortcut(self, node: fx.Node, module: nn.Module) -> None:
         keep, source = self.live.keep[node].numpy(), self.present[node.args[0]]

@@ -16,9 +16,10 @@ from hypothesis import strategies as st
 from tiny_nets import quantised, regular
 
 from sparsign.kernels.reference import ReferenceEngine
+from sparsign.packing.__main__ import main
 from sparsign.packing.codecs import deflate, inflate
 from sparsign.packing.dictionary import DICTIONARY
-from sparsign.packing.file import MAGIC, PREAMBLE, PackedFileError, dumps, loads, read
+from sparsign.packing.file import MAGIC, PREAMBLE, PackedFileError, dumps, loads, read, write
 from sparsign.packing.limits import Limits
 
 
@@ -236,3 +237,19 @@ def test_what_is_in_the_file_is_what_was_written():
     packed.meta |= {"model": {"name": "é"}, "accuracy": {"float_top1": 0.125}}
     assert loads(dumps(packed)).meta == packed.meta
     assert np.array_equal(loads(dumps(packed)).layers()["fc"].codes.codes, packed.layers()["fc"].codes.codes)
+
+
+def test_the_table_of_a_file_says_what_was_cut_and_adds_up(tmp_path, capsys):
+    good, bad = tmp_path / "good.sparsign", tmp_path / "bad.sparsign"
+    size = write(quantised("residual", 0), good)
+    bad.write_bytes(good.read_bytes()[:-1])
+    assert main([str(bad), str(good), str(tmp_path / "none")]) == 1
+    out, err = capsys.readouterr()
+    lines = {line.split()[0]: line.split() for line in out.splitlines()[1:]}
+    for name, node in read(good).layers().items():
+        assert lines[name][1:3] == ["x".join(map(str, shape)) for shape in (node.codes.full_shape, node.codes.shape)]
+        density = np.count_nonzero(node.codes.weight()) / np.prod(node.codes.full_shape)
+        assert lines[name][3] == f"{density:.2%}"
+    assert lines["all"][-1].replace(",", "") == str(size) == str(good.stat().st_size)
+    assert lines["crc32"][1] == f"{zlib.crc32(good.read_bytes()):08x}"
+    assert [line.split(":")[0] for line in err.splitlines()] == [str(bad), str(tmp_path / "none")]

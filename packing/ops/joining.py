@@ -54,19 +54,19 @@ class Add(Op):
 
 
 class Mul(Op):
-    """x * y; y may be [C, 1, 1] against x's [C, H, W] (a gate)."""
+    """x * y; y may be [C, 1, 1] or [C] against x's [C, H, W] (a gate)."""
 
     name = "mul"
     arity = (2, 2)
 
     def shape(self, node: Node, inputs: list[Shape]) -> Shape:
         x, y = inputs
-        need(len(x) == len(y) and x[0] == y[0], f"inputs {[list(s) for s in inputs]} do not multiply")
-        need(y[1:] in (x[1:], (1,) * len(x[1:])), f"inputs {[list(s) for s in inputs]} do not multiply")
+        good = x[0] == y[0] and y[1:] in (x[1:], (1,) * len(x[1:]), ())
+        need(good, f"inputs {[list(s) for s in inputs]} do not multiply")
         return x
 
     def run(self, node: Node, t: Tensors, *x: Tensor) -> Tensor:
-        return x[0] * x[1]
+        return x[0] * (x[1] if x[0].dim() == x[1].dim() else x[1][..., None, None])
 
 
 class Cat(Op):

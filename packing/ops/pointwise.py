@@ -139,6 +139,9 @@ class AddScalar(Op):
     def run(self, node: Node, t: Tensors, *x: Tensor) -> Tensor:
         return x[0] + node.attrs["value"]
 
+    def attributes(self, module: nn.Module) -> dict[str, Any]:
+        return {"value": module.value}
+
 
 class MulScalar(Op):
     name = "mul_scalar"
@@ -147,3 +150,6 @@ class MulScalar(Op):
 
     def run(self, node: Node, t: Tensors, *x: Tensor) -> Tensor:
         return x[0] * node.attrs["value"]
+
+    def attributes(self, module: nn.Module) -> dict[str, Any]:
+        return {"value": module.value}

@@ -66,8 +66,16 @@ class Conv(_Weighted):
         return F.conv2d(x[0], t["weight"], t.get("bias"), a["stride"], a["padding"], a["dilation"], a["groups"])
 
     def attributes(self, module: nn.Module) -> dict[str, Any]:
-        pairs = {name: tuple(getattr(module, name)) for name in ("stride", "padding", "dilation")}
-        return {**pairs, "groups": module.groups}
+        padding = module.padding
+        if isinstance(padding, str):  # "valid", or "same" of odd kernels
+            padding = [(k - 1) * d // 2 for k, d in zip(module.kernel_size, module.dilation, strict=True)]
+            padding = padding if module.padding == "same" else (0, 0)
+        return {
+            "stride": tuple(module.stride),
+            "padding": tuple(padding),
+            "dilation": tuple(module.dilation),
+            "groups": module.groups,
+        }
 
 
 class ConvTranspose(_Weighted):
