@@ -25,7 +25,7 @@ from sparsign.packing.limits import Limits
 from sparsign.packing.trace import to_packed
 
 SIDE = 32
-SIDES = {"inception_v3": 75, "maxvit_t": 224, "alexnet": 64}
+SIDES = {"inception_v3": 75, "vit_h_14": 28, "maxvit_t": 224, "alexnet": 64}
 """Where 32 pixels shrink to nothing or are refused by the network itself."""
 TOLERANCE = 1e-4
 LIMITS = Limits(decoded_bytes=4 << 30)
