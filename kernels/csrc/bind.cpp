@@ -28,6 +28,7 @@ std::array<int64_t, 4> shape_of(const Array<T, 4>& array) {
 }  // namespace
 
 NB_MODULE(_native, m) {
+  nb::set_leak_warnings(false);  // networks live in caches until the interpreter ends
   m.doc() = "The compiled inference engine; see kernels/engine.py.";
   m.def("isas", &available_isas, "Instruction sets that are chosen by themselves: built, and this CPU has them, best first.");
 
