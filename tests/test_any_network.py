@@ -8,6 +8,7 @@ import torch.nn.functional as F
 import torchvision
 from torch import nn
 
+from benchmarks.architectures import every_third_gone
 from sparsign.kernels.reference import ReferenceEngine
 from sparsign.packing.file import dumps, loads
 from sparsign.packing.trace import to_packed
@@ -220,21 +221,6 @@ class Spelled(nn.Module):
 
     def forward(self, x):
         return self.fc(self.mix(self.spelled(self.bn(self.conv(x)))).flatten(1))
-
-
-@torch.no_grad()
-def every_third_gone(model):
-    """Random BN statistics, and every third filter of each conv zero, with its bias and what BN makes of it."""
-    for module in model.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            module.running_mean.normal_(0, 0.1)
-            module.bias.normal_(0, 0.1)
-            module.running_mean[::3], module.bias[::3] = 0, 0
-        elif isinstance(module, nn.Conv2d):
-            module.weight[::3] = 0
-            if module.bias is not None:
-                module.bias[::3] = 0
-    return model.eval()
 
 
 @torch.no_grad()
