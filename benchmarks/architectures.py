@@ -34,7 +34,7 @@ HEADINGS = f"{'network':20} {'side':>4} {'M before':>8} {'M after':>8} {'M MACs'
 
 @torch.no_grad()
 def every_third_gone(model: nn.Module) -> nn.Module:
-    """In eval mode: random BN statistics; every third filter of each conv zero, with its bias and what BN makes of it."""
+    """In eval mode, BN statistics random; every third filter of each conv is zero, with bias and BN."""
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.running_mean.normal_(0, 0.1)
