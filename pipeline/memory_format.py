@@ -10,4 +10,4 @@ def lay_out(model: nn.Module, layout: torch.memory_format) -> None:
     """The memory layout of all conv weights; masks and duals keep theirs."""
     for p in model.parameters():
         if p.dim() == 4:
-            p.data = p.data.contiguous(memory_format=layout)
+            p.data = p.data.to(memory_format=layout)  # contiguous() would keep the strides of one-channel stems
