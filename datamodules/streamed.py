@@ -222,6 +222,6 @@ class StreamLoader:
             images, labels = (part.to(self.device, non_blocking=True) for part in batch)
             images = normalise(images, self.mean, self.std)
             if self.channels_last:
-                images = images.contiguous(memory_format=torch.channels_last)
+                images = images.to(memory_format=torch.channels_last)
             self._done = place
             yield images, labels

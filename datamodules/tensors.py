@@ -147,7 +147,7 @@ class TensorLoader:
             index = draw.order[chosen]
             images = normalise(self._augmented(draw, chosen, batch), self.mean, self.std)
             if self.channels_last:
-                images = images.contiguous(memory_format=torch.channels_last)
+                images = images.to(memory_format=torch.channels_last)
             self._done = batch + 1
             yield images, self.labels[index]
 
