@@ -45,7 +45,7 @@ def test_top1(run: Trained) -> float:
     device = next(run.model.parameters()).device
     answers, truth = [], []
     for images, labels in run.data.test_dataloader():
-        answers.append(run.model(images.to(device).contiguous()).cpu())
+        answers.append(run.model(images.to(device, memory_format=torch.contiguous_format)).cpu())
         truth.append(labels.cpu())
     run.logits = torch.cat(answers)
     return (run.logits.argmax(1) == torch.cat(truth)).double().mean().item()

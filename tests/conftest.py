@@ -1,6 +1,7 @@
 """One thread per test process: the tests run in parallel, and tiny networks are slower on several threads."""
 
 import os
+from functools import partial
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
@@ -9,10 +10,13 @@ import torch
 from hydra import compose, initialize_config_dir
 
 from sparsign.compressors import registry
+from sparsign.compressors.subsidiary import Subsidiary
 from sparsign.configs import schema
 from sparsign.pipeline.naming import register_resolvers
+from tests.thin import narrow
 
 torch.set_num_threads(1)
+os.fsync = lambda _: None  # no test is about a power cut; waiting for the disk took a third of the time
 schema.register()
 registry.register()
 register_resolvers()
@@ -31,6 +35,19 @@ def plain_page(monkeypatch):
     monkeypatch.setattr("sparsign.reports.files.render", lambda *_: "")
     none = dict.fromkeys(("packed", "gzip", "xz"), 0)
     monkeypatch.setattr("sparsign.evaluation.report.compressed_code_bytes", lambda _: none)
+
+
+@pytest.fixture
+def two_layers(monkeypatch):
+    """Subsidiary goes through its first two layers only: the others have stages that do the same again."""
+    stages = Subsidiary.stages
+    monkeypatch.setattr(Subsidiary, "stages", lambda self, model: stages(self, model)[:5])
+
+
+@pytest.fixture
+def thin(monkeypatch):
+    """thin(model): that network, if it is a big one, is built an eighth as wide in this test."""
+    return partial(narrow, monkeypatch)
 
 
 @pytest.fixture

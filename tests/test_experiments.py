@@ -52,8 +52,9 @@ def test_rows_of_papers_train_on_all_of_train_and_say_so(name):
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
-def test_experiment_runs_and_packs(name, configuration, tmp_path, plain_page):
+def test_experiment_runs_and_packs(name, configuration, tmp_path, plain_page, thin, two_layers):
     model = re.search(r"override /model: (\w+)", (FOLDER / f"{name}.yaml").read_text())[1]
+    thin(model)
     size = f"dataset.image_size={size_of(model)}"
     one_rho = ["compressor.rhos=[0.1]"] if name.startswith("admm") else []  # ten stages more do the same again
     config = configuration(f"experiment={name}", *TINY_DATA, *ONE_EPOCH, *one_rho, size, "model.pretrained=null")

@@ -9,17 +9,17 @@ from sparsign.evaluation.rebuild import test_batches as batches_of
 from sparsign.packing.file import read
 from tests.conftest import TINY_DATA
 
-MODELS = ["resnet18", "resnet20", "resnet56", "vgg11", "nin", "lenet5", "mobilenet_v2"]
-"""The big ones take part with few methods here, with others in the experiments."""
-BINARY_INPUT_MODELS = ["resnet18", "resnet20", "resnet56", "vgg11", "nin"]
+MODELS = ["resnet18", "resnet20", "vgg11", "nin", "lenet5", "mobilenet_v2"]
+"""The big and the deep ones take part with few methods here, with others in the experiments."""
+BINARY_INPUT_MODELS = ["resnet18", "resnet20", "vgg11", "nin"]
 METHODS = {
-    "stq_a": BINARY_INPUT_MODELS,
+    "stq_a": [*BINARY_INPUT_MODELS, "resnet56"],
     "stq_b": BINARY_INPUT_MODELS,
     "xnor": BINARY_INPUT_MODELS,
     "bnn": BINARY_INPUT_MODELS,
     "subsidiary": ["resnet20", "nin", "vgg11"],
     "msf": ["resnet20", "nin", "vgg11"],
-    "ptq": [*MODELS, "resnet44"],
+    "ptq": [*MODELS, "resnet44", "resnet56"],
     "wpc": MODELS,
     "admm": MODELS,
     "bwn": [*MODELS, "alexnet"],
@@ -51,7 +51,9 @@ CASES += [(method, model) for method, models in FORMS.items() for model in model
 
 
 @pytest.mark.parametrize("method, model", CASES)
-def test_method_goes_all_the_way_on(method, model, configuration, tmp_path, plain_page):
+def test_method_goes_all_the_way_on(method, model, configuration, tmp_path, plain_page, thin, two_layers):
+    if method != "msf":  # few channels, all of one scale, often sum to a sign's very threshold: engines round apart
+        thin(model)
     name, *options = method.split()
     options = [f"compressor.{o}" if o.startswith("form") else f"model.options.{o}" for o in options]
     config = configuration(
