@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from sparsign.models.graph import KINDS, check_precision, evaluating, module_of, operation, place, run_error, trace
-from sparsign.models.spelled import AddNumber, ChannelOrder, MulNumber
+from sparsign.models.operators import AddNumber, ChannelOrder, MulNumber
 
 Shape = tuple[int, ...]
 

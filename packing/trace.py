@@ -11,8 +11,8 @@ from torch import Tensor, fx, nn
 from sparsign.models.canonical import canonical
 from sparsign.models.channels import Liveness
 from sparsign.models.graph import WEIGHTED, module_of, place
+from sparsign.models.operators import ChannelOrder
 from sparsign.models.react import ChannelShift
-from sparsign.models.spelled import ChannelOrder
 from sparsign.packing.encode import Encode, layer_codes
 from sparsign.packing.spec import OPS, LayerCodes, Node, PackedModel
 

@@ -1,4 +1,4 @@
-"""Modules for what forwards spell as functions of numbers and indices."""
+"""Modules for the operators and indices of a forward: numbers added and multiplied, channels picked."""
 
 from __future__ import annotations
 
