@@ -15,7 +15,7 @@ from torchvision.ops import StochasticDepth
 from sparsign.models.react import ChannelShift
 from sparsign.models.shortcuts import PadShortcut
 from sparsign.models.sign import Sign
-from sparsign.models.spelled import AddNumber, ChannelOrder, MulNumber
+from sparsign.models.operators import AddNumber, ChannelOrder, MulNumber
 
 KINDS: dict[type[nn.Module], str] = {
     nn.Conv2d: "conv",
