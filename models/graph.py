@@ -12,10 +12,10 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 from torchvision.ops import StochasticDepth
 
+from sparsign.models.operators import AddNumber, ChannelOrder, MulNumber
 from sparsign.models.react import ChannelShift
 from sparsign.models.shortcuts import PadShortcut
 from sparsign.models.sign import Sign
-from sparsign.models.operators import AddNumber, ChannelOrder, MulNumber
 
 KINDS: dict[type[nn.Module], str] = {
     nn.Conv2d: "conv",

@@ -17,7 +17,7 @@ from sparsign.evaluation.storage import storage_table
 from sparsign.packing.file import write
 from sparsign.packing.spec import Node, PackedModel
 from sparsign.papers.ledger import validate
-from sparsign.reports import curves, files, html, record, sweep, table
+from sparsign.reports import curves, diff, files, html, record, sweep, table
 
 
 def layer(name="conv1", op="conv", kept=6, **change):
@@ -406,3 +406,15 @@ def test_root_of_the_data_comes_from_the_run(tmp_path):
     assert evaluate.root_of_run(tmp_path) == "data"
     (tmp_path / "config.yaml").write_text("dataset: {root: /somewhere}")
     assert evaluate.root_of_run(tmp_path) == "/somewhere"
+
+
+def test_two_runs_side_by_side_show_only_the_options_that_differ_and_what_came_out(tmp_path):
+    for name, seed, top1, count in (("a", 0, 0.9, 1000), ("b", 1, 0.925, 1500)):
+        (tmp_path / name).mkdir()
+        files.write_report(a_report(top1, count), tmp_path / name)
+        (tmp_path / name / "config.yaml").write_text(f"seed: {seed}\nmodel: {{name: lenet5}}\n")
+    ran, results, layers = (text_of(t) for t in diff.tables(tmp_path / "a", tmp_path / "b"))
+    assert "seed" in ran and "lenet5" not in ran
+    assert all(word in results for word in ("90.00", "92.50", "+2.50", "+500"))
+    name, shape = a_report()["layers"][0]["name"], a_report()["layers"][0]["shape"]
+    assert name in layers and "×".join(map(str, shape)) in layers
