@@ -52,7 +52,7 @@ def test_the_forecast_is_all_epochs_at_the_measured_speed():
 
 
 def test_a_run_that_cannot_start_is_told_with_its_own_last_line():
-    with pytest.raises(ValueError, match="admm_lenet5_mnist_71x: error: .*nowhere"):
+    with pytest.raises(ValueError, match=r"admm_lenet5_mnist_71x: error: .*nowhere"):
         reproduce.forecast(LENET, ["dataset.root=/nowhere"])
 
 
