@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 
 import yaml
@@ -96,6 +97,7 @@ def reported(target: Target) -> str:
     return "; ".join(parts)
 
 
+@cache
 def load_targets(path: Path = TARGETS) -> tuple[dict[str, str], dict[str, Target]]:
     """(paper key -> title, target id -> Target), in the file's order.
 
