@@ -31,7 +31,7 @@ class ReferenceEngine:
     @torch.inference_mode()
     def __call__(self, images: Tensor) -> Tensor:
         """Logits [N, classes] of normalised fp32 images [N, C, H, W]."""
-        for node, _, output in self._run(images):
+        for node, _, output in self.steps(images):
             if node.name == self.packed.output:
                 return output
         raise AssertionError("a validated model has its output among its nodes")
@@ -41,14 +41,15 @@ class ReferenceEngine:
         """int32 sums over codes * (+1 | -1), before scale and bias, of every coded layer that reads signs."""
         readers = self.packed.reads_signs()
         found = {}
-        for node, inputs, _ in self._run(images):
+        for node, inputs, _ in self.steps(images):
             if node.name in readers and node.codes is not None and node.codes.coded:
                 codes = {"weight": torch.from_numpy(node.codes.dense_codes().astype(np.float64))}
                 sums = OPS[node.op].run(node, codes, inputs[0].double())
                 found[node.name] = sums.round().to(torch.int32)
         return found
 
-    def _run(self, images: Tensor) -> Iterator[tuple[Node, list[Tensor], Tensor]]:
+    @torch.inference_mode()
+    def steps(self, images: Tensor) -> Iterator[tuple[Node, list[Tensor], Tensor]]:
         """(node, its inputs, its output) in order; an output is dropped after its last reader."""
         expected = self.packed.input_shape
         if images.dim() != 4 or tuple(images.shape[1:]) != tuple(expected):

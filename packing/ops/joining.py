@@ -44,7 +44,7 @@ class Add(Op):
     def run(self, node: Node, t: Tensors, *x: Tensor) -> Tensor:
         if not t:
             return x[0] + x[1]
-        total = x[0].new_zeros(len(x[0]), node.attrs["channels"], *x[0].shape[2:])
+        total = x[0].new_zeros(x[0].shape[0], node.attrs["channels"], *x[0].shape[2:])
         for k, operand in enumerate(x):
             if f"index{k}" in t:
                 total[:, t[f"index{k}"]] += operand

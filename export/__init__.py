@@ -1,0 +1,56 @@
+"""A packed file as others' tools read it: ONNX, torch.export, safetensors, a C header. `python -m sparsign.export`."""
+
+from __future__ import annotations
+
+import importlib
+from dataclasses import dataclass
+
+from sparsign.packing.spec import PackedModel
+
+
+@dataclass(frozen=True)
+class Format:
+    """Module of `content(packed, options) -> Content` that makes a file of this format, and how its name ends."""
+
+    module: str
+    suffix: str
+    help: str
+
+
+@dataclass(frozen=True)
+class Options:
+    """weights: see `export.weights`. check: whether what was made is loaded and compared before it is handed out."""
+
+    weights: str = "float"
+    check: bool = True
+
+
+@dataclass(frozen=True)
+class Content:
+    """Bytes of a file, and what is worth saying about them in half a line."""
+
+    data: bytes
+    note: str
+
+
+FORMATS = {
+    "onnx": Format("onnx_file", ".onnx", "standard operations only, any batch; compared with onnxruntime"),
+    "torch": Format("torch_file", ".pt2", "a torch.export program of aten operations, any batch"),
+    "safetensors": Format("safetensors_file", ".safetensors", "decoded weights under the network's names"),
+    "c-header": Format("c_header", ".h", "a table of packed bits and scales for microcontrollers"),
+}
+
+
+def convert(packed: PackedModel, to: str, options: Options = Options()) -> Content:  # noqa: B008
+    """The packed network in a format of `FORMATS`; what is needed to load it knows nothing of ours.
+
+    Raises:
+        ValueError: an unknown format or an option outside its range; something in the network that the format has no
+            spelling for; what was made does not answer as the packed network.
+        ImportError: a package that the format needs is missing.
+    """
+    if to not in FORMATS:
+        raise ValueError(f"--to {to}: expected one of {', '.join(FORMATS)}")
+    if options.weights != "float" and to != "onnx":
+        raise ValueError(f"--weights {options.weights}: only --to onnx has a choice")
+    return importlib.import_module(f"sparsign.export.{FORMATS[to].module}").content(packed, options)
