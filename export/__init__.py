@@ -25,6 +25,9 @@ class Options:
     check: bool = True
 
 
+DEFAULT = Options()
+
+
 @dataclass(frozen=True)
 class Content:
     """Bytes of a file, and what is worth saying about them in half a line."""
@@ -41,7 +44,7 @@ FORMATS = {
 }
 
 
-def convert(packed: PackedModel, to: str, options: Options = Options()) -> Content:  # noqa: B008
+def convert(packed: PackedModel, to: str, options: Options = DEFAULT) -> Content:
     """The packed network in a format of `FORMATS`; what is needed to load it knows nothing of ours.
 
     Raises:

@@ -57,10 +57,10 @@ def main(arguments: list[str] | None = None) -> int:
     """Writes one file and prints a line about it; 1 and one line on stderr where that failed."""
     try:
         print(_export(arguments))
-    except ImportError as error:
+    except ModuleNotFoundError as error:
         advice = "pip install 'sparsign[export]'" + (", or --no-check" if error.name == "onnxruntime" else "")
         print(f"error: {error.name} is not installed: {advice}", file=sys.stderr)
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, ImportError) as error:
         print("error:", " ".join(str(error).split()), file=sys.stderr)
     else:
         return 0

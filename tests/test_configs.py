@@ -227,14 +227,13 @@ FLOORS = {
     "compressors": {"compressors", "configs", "models"},
     "packing": {"packing", "models"},
     "kernels": {"kernels", "packing"},
+    "export": {"export", "kernels", "packing"},
     "pipeline": {"pipeline"} | PACKING,
     "evaluation": UPPER - {"reports"},
     "reports": UPPER,
     "train.py": UPPER,
     "evaluate.py": UPPER,
 }
-if (ROOT / "export").is_dir():
-    FLOORS["export"] = {"export", "packing"}
 OURS = {name.removesuffix(".py") for name in FLOORS} | {"tests", "benchmarks"}
 
 
