@@ -18,15 +18,15 @@ WIDTH = 110
 HEAD = """\
 /* {title}, made by sparsign. Input: float [{input}], normalised. C99, no dependencies.
  *
- * Weights are cut, of shape [rows, cols, kh, kw] or [rows, cols], and lie in C order. Of a layer there are
- *   binary and ternary: `negative`, a bit per weight: 1 where it is negative, and, unless none is 0, `nonzero`: 1 where it
- *     is not 0. Every row starts on a byte, its first weight in the lowest bit; spare bits are 0. A positive weight is
- *     positive_scale[row], a negative one -negative_scale[row]; one scale holds for all rows where scales == 1.
- *   more levels: `codes`, int8; a weight is its code times the scale.
+ * Weights are cut, of shape [rows, cols, kh, kw] or [rows, cols], and lie in C order. Layers have
+ *   binary and ternary: `negative`, a bit per weight, 1 where it is negative, and, unless none is 0, `nonzero`, 1 where
+ *     it is not 0. Every row starts on a byte, its first weight in the lowest bit; spare bits are 0. A positive weight
+ *     is positive_scale[row], a negative one -negative_scale[row]; one scale holds for all rows where scales == 1.
+ *   more levels: `codes`, int8; a weight is its code times the scale of its sign.
  *   other: `floats`, the weights themselves.
  *
- * Nodes in order, as  output = operation(inputs) attributes -> shape; affine is scale[c] * x + shift[c], sign gives +1 for
- * 0; the rest is what PyTorch calls so. Their arrays are <node>_<name>.
+ * Nodes in order, as  output = operation(inputs) attributes -> shape; affine is scale[c] * x + shift[c], sign makes +1
+ * of 0, all else is what PyTorch calls so. Their arrays are n_<node>_<name>.
 {nodes}
  */
 #ifndef {guard}

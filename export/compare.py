@@ -19,9 +19,9 @@ def random_images(packed: PackedModel) -> Tensor:
 
 
 def errors(found: list[np.ndarray], expected: list[Tensor]) -> np.ndarray:
-    """[IMAGES]: each image's largest error over all outputs [IMAGES, ...], in units of the output's largest number."""
+    """[N]: each image's largest error over all outputs [N, ...], in units of the output's largest number."""
     apart = [
-        abs(a - b.numpy()).reshape(IMAGES, -1).max(axis=1) / max(b.abs().max().item(), np.finfo(np.float32).tiny)
+        abs(a - b.numpy()).reshape(len(a), -1).max(axis=1) / max(b.abs().max().item(), np.finfo(np.float32).tiny)
         for a, b in zip(found, expected, strict=True)
     ]
     return np.max(apart, axis=0)

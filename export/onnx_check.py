@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from sparsign.export.compare import IMAGES, TOLERANCE, errors, random_images
-from sparsign.export.onnx_file import build
+from sparsign.export.onnx_model import build
 from sparsign.kernels.reference import ReferenceEngine
 from sparsign.packing.spec import PackedModel
 

@@ -1,20 +1,11 @@
-"""A packed network as ONNX: every operation as `onnx_ops` spells it, checked before it is handed out."""
+"""A packed network as an ONNX file, compared with onnxruntime before it is handed out."""
 
 from __future__ import annotations
 
-import json
-
-import onnx
-from onnx import TensorProto, helper
-
 from sparsign.export import Content, Options
-from sparsign.export.graph import Graph
-from sparsign.export.onnx_ops import OPSET, SPELLINGS
-from sparsign.export.weights import WEIGHTS, weight
+from sparsign.export.onnx_model import build
+from sparsign.export.onnx_ops import OPSET
 from sparsign.packing.spec import PackedModel
-
-IR_VERSION = 8
-"""Of the file, the one that came with opset 17: what reads the opset reads it."""
 
 
 def content(packed: PackedModel, options: Options) -> Content:
@@ -26,42 +17,3 @@ def content(packed: PackedModel, options: Options) -> Content:
     from sparsign.export.onnx_check import check
 
     return Content(data, f"{made}; {check(data, packed, options.weights)}")
-
-
-def build(packed: PackedModel, weights: str = "float", given_signs: bool = False) -> bytes:
-    """The ONNX file's bytes: `images` [batch, C, H, W] -> `logits` [batch, classes].
-
-    given_signs: outputs of sign operations become inputs of the graph and what they read outputs, for the check.
-    """
-    if weights not in WEIGHTS:
-        raise ValueError(f"--weights {weights}: expected one of {', '.join(WEIGHTS)}")
-    shapes, g = packed.shapes, Graph()
-    g.name("images"), g.name("logits")
-    values = {packed.nodes[0].name: "images"}
-    inputs, outputs = [_info("images", packed.input_shape)], []
-    for node in packed.nodes[1:]:
-        read = [values[name] for name in node.inputs]
-        g.prefix = node.name
-        if given_signs and node.op == "sign" and node.name != packed.output:
-            outputs.append(_info(g.add("Identity", *read), shapes[node.name]))
-            values[node.name] = g.name(node.name)
-            inputs.append(_info(values[node.name], shapes[node.name]))
-            continue
-        if node.op not in SPELLINGS:
-            raise ValueError(f"node {node.name!r}: operation {node.op!r} has no ONNX spelling yet")
-        read += [weight(g, node, weights)] if node.codes is not None else []
-        made = SPELLINGS[node.op](g, node, [shapes[name] for name in node.inputs], *read)
-        values[node.name] = g.nodes[-1].output[0] = "logits" if node.name == packed.output else g.name(node.name)
-        assert made == g.nodes[-1].name
-    outputs.insert(0, _info("logits", shapes[packed.output]))
-    graph = helper.make_graph(g.nodes, "sparsign", inputs, outputs, g.initializers)
-    opset = helper.make_opsetid("", OPSET)
-    model = helper.make_model(graph, opset_imports=[opset], ir_version=IR_VERSION, producer_name="sparsign")
-    helper.set_model_props(
-        model, {part: json.dumps(packed.meta[part]) for part in ("model", "dataset") if part in packed.meta}
-    )
-    return model.SerializeToString(deterministic=True)
-
-
-def _info(name: str, shape: tuple[int, ...]) -> onnx.ValueInfoProto:
-    return helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", *shape])

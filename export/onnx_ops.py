@@ -1,7 +1,7 @@
 """How each operation of a packed network is spelled in ONNX: one function per operation, all in `SPELLINGS`.
 
 A spelling gets the graph, the node, the shapes of its inputs without the batch, and their names; it adds standard
-operations of opset 17 and returns the name of the result. Those that read a weight find it as their last name.
+operations of opset 17, the last of which makes the result, and returns its name. Those that read a weight find it as their last name.
 """
 
 from __future__ import annotations

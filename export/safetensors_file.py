@@ -43,9 +43,7 @@ def content(packed: PackedModel, options: Options) -> Content:
 
 def _facts(node: Node) -> dict[str, object]:
     codes = node.codes
-    kept = {
-        name: index.tolist()
-        for name, index, n in zip(("rows", "cols"), (codes.rows, codes.cols), codes.full_shape)
-        if len(index) < n
-    }
+    kept = {"rows": codes.rows, "cols": codes.cols}
+    gone = [len(index) < n for index, n in zip(kept.values(), codes.full_shape[:2], strict=True)]
+    kept = {name: index.tolist() for (name, index), some in zip(kept.items(), gone, strict=True) if some}
     return {"values": codes.values.name, "layout": codes.layout.name, "full_shape": codes.full_shape, **kept}

@@ -27,8 +27,8 @@ def content(packed: PackedModel, options: Options) -> Content:
     if not options.check:
         return Content(data, f"{made}, not checked")
     with torch.inference_mode():
-        found = torch.export.load(io.BytesIO(data)).module()(images)
-    error = errors([found.numpy()], [ReferenceEngine(packed)(images)]).max()
+        found = torch.export.load(io.BytesIO(data)).module()(images[1:])
+    error = errors([found.numpy()], [ReferenceEngine(packed)(images[1:])]).max()
     if not error <= TOLERANCE:
         raise ValueError(f"the exported program answers otherwise: error {error:.1e} of the largest output")
-    return Content(data, f"{made}; largest error {error:.1e} of the largest output ({len(images)} random images)")
+    return Content(data, f"{made}; largest error {error:.1e} of the largest output ({len(images) - 1} random images)")
