@@ -1,12 +1,13 @@
 """Which of torchvision's classification networks go through: cut, packed, reloaded, equal.
 
-    python benchmarks/architectures.py [NAME ...]
+    python benchmarks/architectures.py [--onnx] [NAME ...]
 
 Every network has random weights and BN statistics; every third filter of each conv is zero, with its bias and what BN
 makes of it. It went through when the file, read back, gives the logits of the uncut network within 1e-4 of the largest.
 Columns: side of the image in pixels, weights before and after in millions, millions of MACs after, megabytes of the
 file with its floats as they are (random numbers give a coder nothing to do), largest error over largest logit, seconds.
-A network that is refused has its reason; the last line is the count.
+A network that is refused has its reason; the last line is the count. With --onnx a network went through when its ONNX
+file, too, gives the packed network's logits in onnxruntime within that distance.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import torch
 import torchvision
 from torch import nn
 
+from sparsign.export import convert
 from sparsign.kernels.reference import ReferenceEngine
 from sparsign.packing.file import dumps, loads
 from sparsign.packing.floats import FLOAT_CODECS
@@ -58,7 +60,7 @@ def build(name: str, side: int) -> nn.Module:
 
 
 @torch.no_grad()
-def row(name: str) -> tuple[bool, str]:
+def row(name: str, onnx: bool = False) -> tuple[bool, str]:
     """(whether it went through, its line of the table)."""
     side, started = SIDES.get(name, SIDE), time.perf_counter()
     model, shape = build(name, side), (3, side, side)
@@ -74,24 +76,32 @@ def row(name: str) -> tuple[bool, str]:
     after, macs = sum(node.codes.codes.size for node in again.layers().values()), sum(again.macs().values())
     error = ((ReferenceEngine(again)(images) - expected).abs().max() / expected.abs().max()).item()
     numbers = f"{before / 1e6:8.1f} {after / 1e6:8.1f} {macs / 1e6:9.1f} {len(data) / 1e6:7.1f} {error:7.0e}"
-    verdict = "equal" if error < TOLERANCE else "DIFFERENT"
-    return error < TOLERANCE, f"{name:20} {side:4} {numbers} {time.perf_counter() - started:4.0f}  {verdict}"
+    equal, verdict = error < TOLERANCE, "equal" if error < TOLERANCE else "DIFFERENT"
+    if onnx:
+        try:
+            convert(again, "onnx")
+            verdict += ", ONNX too"
+        except ValueError as refusal:
+            equal, verdict = False, f"{verdict}, ONNX not: {refusal}"
+    return equal, f"{name:20} {side:4} {numbers} {time.perf_counter() - started:4.0f}  {verdict}"
 
 
 def main() -> None:
     """Prints the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", metavar="NAME")
-    names = parser.parse_args().names or torchvision.models.list_models(module=torchvision.models)
+    parser.add_argument("--onnx", action="store_true")
+    given = parser.parse_args()
+    names = given.names or torchvision.models.list_models(module=torchvision.models)
     for codec in FLOAT_CODECS.keys() - {"raw"}:
         del FLOAT_CODECS[codec]
     print(HEADINGS)
     went = 0
     for name in names:
-        success, line = row(name)
+        success, line = row(name, given.onnx)
         went += success
         print(line, flush=True)
-    print(f"{went} of {len(names)} networks cut, packed, reloaded and equal")
+    print(f"{went} of {len(names)} networks cut, packed, reloaded and equal{', as ONNX too' if given.onnx else ''}")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """How each operation of a packed network is spelled in ONNX: one function per operation, all in `SPELLINGS`.
 
-A spelling gets the graph, the node, the shapes of its inputs without the batch, and their names; it adds standard
-operations of opset 17, the last of which makes the result, and returns its name. Those that read a weight find it as their last name.
+A spelling gets the graph, the node, the shapes of its inputs without the batch, and their names, the weight's last. It
+adds standard operations of opset 17, the last of which makes the result, and returns its name.
 """
 
 from __future__ import annotations
@@ -209,9 +209,13 @@ def _reach(node: Node, shape: Shape) -> list[int]:
 
 @spells("maxpool")
 def maxpool(g: Graph, node: Node, shapes: list[Shape], x: str) -> str:
-    """ceil_mode is spelled as padding at the end, which never wins: runtimes differ over it."""
+    """What ceil_mode adds is spelled as padding, which never wins; of that runtimes take less than the kernel's size."""
     a, more = node.attrs, _reach(node, shapes[0])
     pads = (*a["padding"], *(p + m for p, m in zip(a["padding"], more, strict=True)))
+    if any(pad >= kernel for pad, kernel in zip(pads[2:], a["kernel"], strict=True)):
+        top, left, bottom, right = pads
+        x = g.add("Pad", x, g.integers(0, 0, top, left, 0, 0, bottom, right), g.constant(-np.inf))
+        pads = (0, 0, 0, 0)
     return g.add("MaxPool", x, kernel_shape=a["kernel"], strides=a["stride"], dilations=a["dilation"], pads=pads)
 
 
