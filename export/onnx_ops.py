@@ -209,7 +209,7 @@ def _reach(node: Node, shape: Shape) -> list[int]:
 
 @spells("maxpool")
 def maxpool(g: Graph, node: Node, shapes: list[Shape], x: str) -> str:
-    """What ceil_mode adds is spelled as padding, which never wins; of that runtimes take less than the kernel's size."""
+    """ceil_mode is spelled as padding, which never wins; of that runtimes take less than the kernel's size."""
     a, more = node.attrs, _reach(node, shapes[0])
     pads = (*a["padding"], *(p + m for p, m in zip(a["padding"], more, strict=True)))
     if any(pad >= kernel for pad, kernel in zip(pads[2:], a["kernel"], strict=True)):
