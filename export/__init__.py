@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import json
 from dataclasses import dataclass
 
 from sparsign.packing.spec import PackedModel
@@ -19,13 +20,18 @@ class Format:
 
 @dataclass(frozen=True)
 class Options:
-    """weights: see `export.weights`. check: whether what was made is loaded and compared before it is handed out."""
+    """weights: of ONNX, a key of `export.weights.WEIGHTS`. check: whether to load and compare what was made."""
 
     weights: str = "float"
     check: bool = True
 
 
 DEFAULT = Options()
+
+
+def facts(packed: PackedModel) -> dict[str, str]:
+    """What the packed file says about its network and data (classes, mean, std), as JSON by part."""
+    return {part: json.dumps(packed.meta[part]) for part in ("model", "dataset") if part in packed.meta}
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """Writes a packed file as a file of another tool, which then needs nothing of sparsign.
 
   python -m sparsign.export model.sparsign --to onnx                            # beside it: model.onnx
-  python -m sparsign.export model.sparsign --to onnx --weights int8-dequantize  # a quarter of the bytes
+  python -m sparsign.export model.sparsign --to onnx --weights int2-dequantize  # binary, ternary: 16 times smaller
   python -m sparsign.export model.sparsign --to torch --out net.pt2             # torch.export.load("net.pt2").module()
   python -m sparsign.export model.sparsign --to c-header --out net.h
 
@@ -34,7 +34,8 @@ def _parser() -> argparse.ArgumentParser:
     formats = "; ".join(f"{name}: {kind.help}" for name, kind in FORMATS.items())
     parser.add_argument("--to", required=True, metavar="FORMAT", help=formats)
     parser.add_argument("--out", type=Path, metavar="PATH", help="FILE with the format's suffix if left out")
-    codes = "ONNX weights: float, or int8-dequantize: integer codes and a scale in front of DequantizeLinear, exact"
+    codes = "ONNX weights: float, or the codes of coded layers and their scales in front of DequantizeLinear, with the "
+    codes += "same numbers: int8-dequantize (opset 17), int4-dequantize (21), int2-dequantize (25: new runtimes only)"
     parser.add_argument("--weights", default="float", metavar="KIND", help=codes)
     skip = "write without loading and comparing first, for instance where onnxruntime is not installed"
     parser.add_argument("--no-check", action="store_true", help=skip)
@@ -48,7 +49,10 @@ def _export(arguments: list[str] | None) -> str:
     out = given.out or given.file.with_suffix(FORMATS[given.to].suffix)
     if out.exists() and out.samefile(given.file):
         raise ValueError(f"--out {out}: is the packed file itself")
-    write_atomic(out, content.data)
+    try:
+        write_atomic(out, content.data)
+    except OSError as error:
+        raise ValueError(f"--out {out}: {error.strerror}") from None
     sizes = f"{len(content.data):,} bytes beside the packed file's {sum(packed.bytes_on_disk.values()):,}"
     return f"{out}: {sizes}; {content.note}"
 

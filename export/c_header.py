@@ -10,14 +10,15 @@ from collections.abc import Iterable, Iterator
 
 import numpy as np
 
-from sparsign.export import Content, Options
+from sparsign.export import Content, Options, facts
 from sparsign.packing.spec import Node, PackedModel
 
 TYPES = {"uint8": "uint8_t", "int8": "int8_t", "int64": "int32_t", "float32": "float"}
 WIDTH = 110
 HEAD = """\
-/* {title}, made by sparsign. Input: float [{input}], normalised. C99, no dependencies.
+/* A network packed by sparsign. Input: float [{input}], normalised. C99, no dependencies.
  *
+{facts} *
  * Weights are cut, of shape [rows, cols, kh, kw] or [rows, cols], and lie in C order. Layers have
  *   binary and ternary: `negative`, a bit per weight, 1 where it is negative, and, unless none is 0, `nonzero`, 1 where
  *     it is not 0. Every row starts on a byte, its first weight in the lowest bit; spare bits are 0. A positive weight
@@ -29,8 +30,8 @@ HEAD = """\
  * of 0, all else is what PyTorch calls so. Their arrays are n_<node>_<name>.
 {nodes}
  */
-#ifndef {guard}
-#define {guard}
+#ifndef SPARSIGN_NET_H
+#define SPARSIGN_NET_H
 
 #include <stddef.h>
 #include <stdint.h>
@@ -61,9 +62,9 @@ def content(packed: PackedModel, options: Options) -> Content:
     """See `export.convert`."""
     shapes = packed.shapes
     nodes = "\n".join(f" *   {_comment(_described(node))} -> {list(shapes[node.name])}" for node in packed.nodes)
-    title = _comment(packed.meta.get("model", {}).get("name", "a packed network"))
-    head = {"title": title, "input": ", ".join(map(str, packed.input_shape)), "nodes": nodes, "guard": "SPARSIGN_NET_H"}
-    text, layers, size = [HEAD.format(**head)], [], 0
+    said = "".join(f" * {part}: {_comment(text)}\n" for part, text in facts(packed).items())
+    text = [HEAD.format(input=", ".join(map(str, packed.input_shape)), facts=said, nodes=nodes)]
+    layers, size = [], 0
     for node, name in zip(packed.nodes, _identifiers(node.name for node in packed.nodes), strict=True):
         arrays = dict(node.tensors)
         if node.codes is not None:
@@ -98,7 +99,8 @@ def _layer(node: Node, name: str, weight: dict[str, np.ndarray]) -> str:
     if "positive_scale" in fields:
         fields = {"negative_scale": fields["positive_scale"], **fields, "scales": len(weight["positive_scale"])}
     shape = ", ".join(map(str, (*node.codes.shape, 1, 1)[:4]))
-    fields = {"name": f'"{_comment(node.name)}"', "shape": f"{{{shape}}}", **fields}
+    quoted = re.sub(r'["\\?]', "_", _comment(node.name))
+    fields = {"name": f'"{quoted}"', "shape": f"{{{shape}}}", **fields}
     return "    {" + ", ".join(f".{key} = {value}" for key, value in fields.items()) + "},\n"
 
 
@@ -122,8 +124,8 @@ def _described(node: Node) -> str:
 
 
 def _comment(text: str) -> str:
-    """Printable ASCII that ends no comment and no string."""
-    return re.sub(r'[^ -~]|["\\]|\*/|/\*|\?\?', "_", text)
+    """Printable ASCII that neither ends nor begins a comment."""
+    return re.sub(r"[^ -~]|\*/|/\*", "_", text)
 
 
 def _identifiers(names: Iterable[str]) -> Iterator[str]:

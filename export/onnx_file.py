@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from sparsign.export import Content, Options
 from sparsign.export.onnx_model import build
-from sparsign.export.onnx_ops import OPSET
+from sparsign.export.weights import WEIGHTS
 from sparsign.packing.spec import PackedModel
 
 
 def content(packed: PackedModel, options: Options) -> Content:
     """See `export.convert`."""
     data = build(packed, options.weights)
-    made = f"opset {OPSET}, weights {options.weights}"
+    made = f"opset {WEIGHTS[options.weights].opset}, weights {options.weights}"
     if not options.check:
         return Content(data, f"{made}, not checked")
     from sparsign.export.onnx_check import check

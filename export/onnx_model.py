@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import json
-
 import onnx
 from onnx import TensorProto, helper
 
+from sparsign.export import facts
 from sparsign.export.graph import Graph
-from sparsign.export.onnx_ops import OPSET, SPELLINGS
+from sparsign.export.onnx_ops import SPELLINGS
 from sparsign.export.weights import WEIGHTS, weight
 from sparsign.packing.spec import PackedModel
-
-IR_VERSION = 8
-"""Of the file, the one that came with opset 17: what reads the opset reads it."""
 
 
 def build(packed: PackedModel, weights: str = "float", given_signs: bool = False) -> bytes:
@@ -42,10 +38,10 @@ def build(packed: PackedModel, weights: str = "float", given_signs: bool = False
         values[node.name] = g.nodes[-1].output[0] = "logits" if node.name == packed.output else g.name(node.name)
     outputs.insert(0, _info("logits", shapes[packed.output]))
     graph = helper.make_graph(g.nodes, "sparsign", inputs, outputs, g.initializers)
-    opset = helper.make_opsetid("", OPSET)
-    model = helper.make_model(graph, opset_imports=[opset], ir_version=IR_VERSION, producer_name="sparsign")
-    facts = {part: json.dumps(packed.meta[part]) for part in ("model", "dataset") if part in packed.meta}
-    helper.set_model_props(model, facts)
+    kind = WEIGHTS[weights]
+    opset = helper.make_opsetid("", kind.opset)
+    model = helper.make_model(graph, opset_imports=[opset], ir_version=kind.ir_version, producer_name="sparsign")
+    helper.set_model_props(model, facts(packed))
     return model.SerializeToString(deterministic=True)
 
 

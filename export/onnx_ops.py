@@ -1,7 +1,7 @@
 """How each operation of a packed network is spelled in ONNX: one function per operation, all in `SPELLINGS`.
 
 A spelling gets the graph, the node, the shapes of its inputs without the batch, and their names, the weight's last. It
-adds standard operations of opset 17, the last of which makes the result, and returns its name.
+adds standard operations of opset 17 and later, the last of which makes the result, and returns its name.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ from sparsign.export.graph import Graph
 from sparsign.packing.ops import OPS, Node
 from sparsign.packing.ops.base import Shape
 
-OPSET = 17
 FAR = 1 << 30
 """Where a slice to the end ends."""
 Spelling = Callable[..., str]

@@ -7,7 +7,7 @@ import json
 import numpy as np
 from safetensors.numpy import load, save
 
-from sparsign.export import Content, Options
+from sparsign.export import Content, Options, facts
 from sparsign.packing.spec import Node, PackedModel
 
 RENAMED = {"affine": {"scale": "weight", "shift": "bias"}, "prelu": {"slope": "weight"}}
@@ -29,10 +29,10 @@ def content(packed: PackedModel, options: Options) -> Content:
     arrays |= {f"{name}.weight": node.codes.weight() for name, node in packed.layers().items()}
     arrays = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
     graph = [{"op": n.op, "name": n.name, "inputs": n.inputs, "attrs": n.attrs} for n in packed.nodes]
-    facts = {"input": packed.input_shape, "graph": graph}
-    facts["layers"] = {f"{name}.weight": _facts(node) for name, node in packed.layers().items()}
-    facts |= {part: packed.meta[part] for part in ("model", "dataset") if part in packed.meta}
-    data = save(arrays, {"format": "pt", **{key: json.dumps(fact) for key, fact in facts.items()}})
+    layers = {f"{name}.weight": _left(node) for name, node in packed.layers().items()}
+    own = {"input": packed.input_shape, "graph": graph, "layers": layers}
+    metadata = {"format": "pt", **{key: json.dumps(value) for key, value in own.items()}, **facts(packed)}
+    data = save(arrays, metadata)
     if not options.check:
         return Content(data, "fp32, not checked")
     again = load(data)
@@ -41,7 +41,7 @@ def content(packed: PackedModel, options: Options) -> Content:
     return Content(data, f"fp32; {len(arrays)} arrays read back, error 0")
 
 
-def _facts(node: Node) -> dict[str, object]:
+def _left(node: Node) -> dict[str, object]:
     codes = node.codes
     kept = {"rows": codes.rows, "cols": codes.cols}
     gone = [len(index) < n for index, n in zip(kept.values(), codes.full_shape[:2], strict=True)]

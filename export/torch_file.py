@@ -6,7 +6,7 @@ import io
 
 import torch
 
-from sparsign.export import Content, Options
+from sparsign.export import Content, Options, facts
 from sparsign.export.compare import TOLERANCE, errors, random_images
 from sparsign.kernels.module import PackedNetwork
 from sparsign.kernels.reference import ReferenceEngine
@@ -14,7 +14,7 @@ from sparsign.packing.spec import PackedModel
 
 
 def content(packed: PackedModel, options: Options) -> Content:
-    """See `export.convert`. `torch.export.load(file).module()` is the network."""
+    """See `export.convert`. `torch.export.load(file).module()` is the network, `facts` are extra files."""
     net = PackedNetwork(packed, b"", "reference").eval()
     images = random_images(packed)
     program = torch.export.export(net, (images,), dynamic_shapes=({0: torch.export.Dim("batch")},))
@@ -22,7 +22,7 @@ def content(packed: PackedModel, options: Options) -> Content:
         for key in ("stack_trace", "nn_module_stack", "source_fn_stack"):
             node.meta.pop(key, None)
     file = io.BytesIO()
-    torch.export.save(program, file)
+    torch.export.save(program, file, extra_files={f"{part}.json": text for part, text in facts(packed).items()})
     data, made = file.getvalue(), f"torch {torch.__version__}, fp32"
     if not options.check:
         return Content(data, f"{made}, not checked")

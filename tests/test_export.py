@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-import onnxruntime
 import pytest
 import torch
 import torchvision
@@ -27,7 +26,7 @@ from sparsign.packing.file import read, write
 from sparsign.packing.ops import OPS
 from sparsign.packing.spec import Node, PackedModel
 from sparsign.packing.trace import to_packed
-from sparsign.packing.values import OneScale, RowGroupScale, SignPair, Table
+from sparsign.packing.values import RowGroupScale, SignPair, Table
 
 ZOO = sorted((Path(__file__).parent.parent / "zoo").glob("*.sparsign"))
 IMAGES = torch.randn(5, *INPUT, generator=torch.Generator().manual_seed(1))
@@ -101,7 +100,7 @@ def few_nodes():
         Node("globalavgpool", "pool", ("sum",)),
         Node("flatten", "flat", ("pool",)),
     ]
-    return PackedModel(nodes, (6, 8, 10), "flat")
+    return PackedModel(nodes, (6, 8, 10), "flat", {"dataset": {"mean": [0.5]}})
 
 
 def assert_same(found, packed, images, tolerance=1e-5):
@@ -125,9 +124,10 @@ def test_an_operation_in_onnx_is_the_references(case):
         op, attrs, tensors, inputs, before = MORE[case]
         before = (Node("select", "s", ("x",), {}, {"index": np.array([1, 4])}),) if before is None else before
         model, _ = made(op, attrs, tensors, inputs=inputs, before=before)
-    data = onnx_model.build(model)
-    onnx.checker.check_model(data, full_check=True)
-    assert_same(onnx_check.run(data, X)[0], model, X)
+    for weights in ("float", "int2-dequantize"):  # the oldest opset and the newest
+        data = onnx_model.build(model, weights)
+        onnx.checker.check_model(data, full_check=True)
+        assert_same(onnx_check.run(data, X)[0], model, X)
 
 
 def test_affine_of_a_vector_and_names_that_are_taken():
@@ -160,35 +160,41 @@ def test_nets_are_standard_onnx_of_any_batch_under_their_own_names(packed):
     assert json.loads(props["dataset"]) == {"class_names": ["a", "b"], "mean": [0.5]}
 
 
-@pytest.mark.parametrize("kind", ["ternary", "binary", "levels"])
-def test_codes_in_onnx_are_the_float_file_to_the_bit_in_fewer_bytes(packed, kind):
+@pytest.mark.parametrize(("kind", "bits"), [("ternary", 2), ("binary", 2), ("levels", 4), ("levels", 8)])
+def test_codes_in_onnx_are_the_weights_to_the_bit_in_fewer_bytes(packed, kind, bits):
     model = packed[kind]
-    files = [onnx_model.build(model, weights) for weights in ("float", "int8-dequantize")]
-    options = onnxruntime.SessionOptions()
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL  # fuses and rounds otherwise
-    sessions = [onnxruntime.InferenceSession(f, options, providers=["CPUExecutionProvider"]) for f in files]
-    answers = [session.run(None, {"images": IMAGES.numpy()})[0] for session in sessions]
-    assert np.array_equal(*answers)
-    sizes = [
-        {t.name: len(t.raw_data) for t in onnx.load_from_string(file).graph.initializer if "constant" not in t.name}
-        for file in files
-    ]
+    data = onnx_model.build(model, f"int{bits}-dequantize")
+    assert_same(onnx_check.run(data, IMAGES)[0], model, IMAGES)
+    parsed = onnx.load_from_string(data)
+    assert [op.version for op in parsed.opset_import] == [{8: 17, 4: 21, 2: 25}[bits]]
+    decoded = {n.input[0].removesuffix(".codes"): n.output[0] for n in parsed.graph.node if n.op_type[:2] == "De"}
+    parsed.graph.output.extend(onnx.ValueInfoProto(name=name) for name in decoded.values())
+    weights = dict(zip(decoded, onnx_check.run(parsed.SerializeToString(), IMAGES)[1:], strict=True))
+    sizes = {tensor.name: len(tensor.raw_data) for tensor in parsed.graph.initializer}
     for name, node in model.layers().items():
+        count = node.codes.weight().size
         if node.codes.coded:
-            weights = node.codes.weight()
-            scales = 1 if isinstance(node.codes.values, OneScale) else len(weights)
-            assert sizes[0].pop(f"{name}.weight") == 4 * weights.size and sizes[1].pop(f"{name}.codes") == weights.size
-            assert sizes[1].pop(f"{name}.scale") in (4, 4 * scales)
-    assert sizes[0] == sizes[1]
+            assert np.array_equal(weights.pop(name), node.codes.weight())
+            assert sizes[f"{name}.codes"] == -(-count * bits // 8)
+            assert sizes[f"{name}.scale"] in (4, 4 * len(node.codes.rows)) and f"{name}.weight" not in sizes
+        else:
+            assert sizes[f"{name}.weight"] == 4 * count
+    assert not weights
 
 
-@pytest.mark.parametrize("values", ["pair", "table", "groups"])
-def test_values_that_dequantize_linear_has_not_are_refused(packed, values):
-    with pytest.raises(
-        ValueError, match=r"--weights int8-dequantize: layer \S+ \(values .* no scale per row times int8"
-    ):
-        convert(packed[values], "onnx", Options("int8-dequantize"))
-    assert "weights float; largest error" in convert(packed[values], "onnx").note
+@pytest.mark.parametrize(
+    ("kind", "bits", "said"),
+    [
+        ("pair", 8, r"layer \S+: its values \(sign_pair\) are no scale per row times a code, try float"),
+        ("table", 8, r"layer \S+: its values \(table\) are no scale per row"),
+        ("groups", 4, r"layer \S+: its values \(row_group_scale\) are no scale per row"),
+        ("levels", 2, r"layer \S+: its codes from -\d to \d lie outside \[-2, 1\], try float"),
+    ],
+)
+def test_values_that_dequantize_linear_has_not_are_refused(packed, kind, bits, said):
+    with pytest.raises(ValueError, match=f"--weights int{bits}-dequantize: {said}"):
+        convert(packed[kind], "onnx", Options(f"int{bits}-dequantize"))
+    assert "weights float; largest error" in convert(packed[kind], "onnx").note
 
 
 @pytest.mark.parametrize("file", ZOO, ids=lambda path: path.stem)
@@ -245,7 +251,9 @@ sys.modules["sparsign"] = None  # importing it raises
 import numpy as np, onnxruntime, torch
 from safetensors.torch import load_file
 images = np.load("images.npy")
-net = torch.export.load("net.pt2").module()
+facts = {"dataset.json": ""}
+net = torch.export.load("net.pt2", extra_files=facts).module()
+assert facts["dataset.json"] in ('{"mean": [0.5]}', b'{"mean": [0.5]}')
 session = onnxruntime.InferenceSession("net.onnx", providers=["CPUExecutionProvider"])
 for n in (5, 1):
     np.save(f"torch{n}.npy", net(torch.from_numpy(images[:n])).numpy())
@@ -371,14 +379,14 @@ def file(packed, tmp_path):
         (["net.sparsign"], "the following arguments are required: --to"),
         (["net.sparsign", "--to", "onnx", "--opset", "9"], "unrecognized arguments: --opset 9"),
         (["net.sparsign", "--to", "onnx", "--weights", "int3"], "--weights int3: expected one of float, int8-dequ"),
-        (["net.sparsign", "--to", "onnx", "--weights", "int8-dequantize"], "layer 2 (values sign_pair, codes int8)"),
+        (["net.sparsign", "--to", "onnx", "--weights", "int8-dequantize"], "layer 2: its values (sign_pair)"),
         (["net.sparsign", "--to", "torch", "--weights", "int8-dequantize"], "only --to onnx has a choice"),
         (
             ["net.sparsign", "--to", "c-header", "--out", "net.sparsign"],
             "--out net.sparsign: is the packed file itself",
         ),
-        (["net.sparsign", "--to", "c-header", "--out", "other.onnx/net.h"], "other.onnx"),
-        (["net.sparsign", "--to", "c-header", "--out", "folder"], "folder"),
+        (["net.sparsign", "--to", "c-header", "--out", "other.onnx/net.h"], "--out other.onnx/net.h: Not a dir"),
+        (["net.sparsign", "--to", "c-header", "--out", "folder"], "--out folder: Is a directory"),
     ],
 )
 def test_what_is_wrong_is_one_line_and_nothing_is_written(file, arguments, said, capsys, monkeypatch):
@@ -418,4 +426,4 @@ def test_help_names_every_format(capsys):
         main(["--help"])
     assert caught.value.code == 0
     text = capsys.readouterr().out
-    assert all(f"{name}: " in text for name in FORMATS) and "--to onnx --weights int8-dequantize" in text
+    assert all(f"{name}: " in text for name in FORMATS) and "--to onnx --weights int2-dequantize" in text
