@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from rich.console import Console
 
+from sparsign.kernels.training import sign_convs
 from sparsign.pipeline import build, ranks
 from sparsign.pipeline.checkpoints import MidStageCheckpoint
 from sparsign.pipeline.memory_format import lay_out
@@ -41,11 +42,13 @@ def fit(run: Trained, plan: StagePlan, tracker: Tracker, console: Console, title
     trainer = build.trainer(config, plan.recipe.epochs, [keeper, bar])
     lay_out(run.model.train(), torch.channels_last if config.trainer.channels_last else torch.contiguous_format)
     run.data.trainer = trainer  # its loaders have this rank's share
-    trainer.fit(
-        module,
-        run.data.train_dataloader(),
-        run.data.val_dataloader(),
-        ckpt_path=folder.mid_stage if resumed else None,
-        weights_only=True,
-    )
+    on_cpu = build.device(config).type == "cpu"
+    with sign_convs(config.trainer.kernels and on_cpu and not config.trainer.compile):
+        trainer.fit(
+            module,
+            run.data.train_dataloader(),
+            run.data.val_dataloader(),
+            ckpt_path=folder.mid_stage if resumed else None,
+            weights_only=True,
+        )
     run.data.trainer = None

@@ -19,7 +19,8 @@ from sparsign.pipeline import origin
 from sparsign.pipeline.lock import exclusive
 
 VOLATILE = {"resume", "baseline", "sweep", "cache", "logger", "latency", "trainer.progress", "trainer.threads",
-            "dataset.root", "dataset.download", "dataset.workers", "dataset.prefetch_factor"}  # fmt: skip
+            "trainer.kernels", "dataset.root", "dataset.download", "dataset.workers",
+            "dataset.prefetch_factor"}  # fmt: skip
 """Options that may differ between a run and its resumption: they change where and how it runs, not what it computes."""
 
 

@@ -5,6 +5,7 @@
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
+#include "batch.h"
 #include "network.h"
 
 namespace nb = nanobind;
@@ -59,6 +60,17 @@ NB_MODULE(_native, m) {
       .def("__init__",
            [](SourceSpec* self, int value, int stride, Array<int32_t, 1> map) { new (self) SourceSpec{value, stride, copied(map)}; },
            nb::arg("value"), nb::arg("stride"), nb::arg("map"));
+
+  m.def("convolve_signs",
+        [](const std::string& isa, uintptr_t x, std::array<int64_t, 4> shape, uintptr_t weight, int64_t outputs,
+           const ConvSpec& window, uintptr_t y, int threads) {
+          nb::gil_scoped_release release;
+          return convolve_signs(*choose_isa(isa), reinterpret_cast<const float*>(x), shape,
+                                reinterpret_cast<const float*>(weight), outputs, window, reinterpret_cast<float*>(y), threads);
+        },
+        nb::arg("isa"), nb::arg("x"), nb::arg("shape"), nb::arg("weight"), nb::arg("outputs"), nb::arg("window"), nb::arg("y"),
+        nb::arg("threads"),
+        "Addresses of fp32 x [n, h, w, c], weight [outputs, kh, kw, c] and y [n, oh, ow, outputs]; the caller checks them.");
 
   nb::class_<Network>(m, "Network")
       .def(nb::init<const std::string&, std::array<int, 3>, bool>(), nb::arg("isa"), nb::arg("input_shape"), nb::arg("keep_values"))

@@ -17,6 +17,21 @@ inline uint32_t sign_bits16(const float* x) {
   return uint32_t(low | high << 8);
 }
 
+// Bits of x >= 0 and of x > 0; whether every number is size, -size or 0.
+inline bool signs16(const float* x, float size, uint32_t& not_negative, uint32_t& positive) {
+  const __m256 zero = _mm256_setzero_ps(), minus = _mm256_set1_ps(-0.0f), s = _mm256_set1_ps(size);
+  int known = 0xFF;
+  not_negative = positive = 0;
+  for (int half = 0; half < 2; ++half) {
+    const __m256 v = _mm256_loadu_ps(x + 8 * half);
+    const __m256 is_zero = _mm256_cmp_ps(v, zero, _CMP_EQ_OQ);
+    known &= _mm256_movemask_ps(_mm256_or_ps(is_zero, _mm256_cmp_ps(_mm256_andnot_ps(minus, v), s, _CMP_EQ_OQ)));
+    not_negative |= uint32_t(_mm256_movemask_ps(_mm256_cmp_ps(v, zero, _CMP_GE_OQ))) << 8 * half;
+    positive |= uint32_t(_mm256_movemask_ps(_mm256_cmp_ps(v, zero, _CMP_GT_OQ))) << 8 * half;
+  }
+  return known == 0xFF;
+}
+
 #include "words.inl"
 
 // mismatches[a][w] = popcount(a ^ w) of two nibbles.
@@ -64,27 +79,20 @@ struct Bits : Words {
       }
   }
 
-  static void pack(const Conv& c, const int8_t* codes, void* packed) {
+  static void pack(const Conv& c, const uint64_t* words, void* packed) {
     uint8_t* out = static_cast<uint8_t*>(packed);
-    const int n = nibbles(c), taps = c.kh * c.kw;
+    const int n = nibbles(c), stored = Words::words(c), taps = c.kh * c.kw;
     const size_t step = size_t(BLOCK) * c.planes;  // from a nibble to the next
     for (int block = 0; block < c.oc; block += BLOCK, out += step * n * taps)
       for (int lane = 0; lane < BLOCK; ++lane) {  // `packed` is all zeros: lanes beyond the last filter stay so
         // Even bytes are filters 0-15 of the 32, odd bytes 16-31: counts come out in order, see `flush`.
         const int o = block + lane / 32 * 32 + lane % 2 * 16 + lane % 32 / 2;
         if (o >= c.oc) continue;
-        const int8_t* filter = codes + size_t(o) * c.c * taps;
-        for (int k = 0; k < n; ++k)
+        for (int plane = 0; plane < c.planes; ++plane)
           for (int t = 0; t < taps; ++t) {
-            int first = 0, second = 0;  // the two planes of `weight_bit`
-            for (int i = 0; i < least(4, c.c - 4 * k); ++i) {
-              const int code = filter[size_t(4 * k + i) * taps + t];
-              first |= (code >= 0) << i;
-              second |= (code > 0) << i;
-            }
-            uint8_t* to = out + (size_t(t) * n + k) * step + lane;
-            to[0] = uint8_t(first);
-            if (c.planes == 2) to[BLOCK] = uint8_t(second);
+            const uint64_t* word = words + ((size_t(o) * c.planes + plane) * taps + t) * stored;
+            uint8_t* to = out + size_t(t) * n * step + plane * BLOCK + lane;
+            for (int k = 0; k < n; ++k, to += step) *to = word[k / 16] >> (k % 16 * 4) & 15;
           }
       }
   }
@@ -212,7 +220,7 @@ struct Floats {
 
 #include "steps.inl"
 
-const Isa isa = {"avx2", Bits::bytes, Bits::scratch, Bits::pack, float_bytes, float_scratch, pack_float, run};
+const Isa isa = {"avx2", Bits::bytes, Bits::scratch, Bits::pack, float_bytes, float_scratch, pack_float, run, read_signs, convolve};
 
 }  // namespace
 

@@ -13,6 +13,15 @@ inline uint32_t sign_bits16(const float* x) {
   return uint32_t(_mm512_cmp_ps_mask(_mm512_loadu_ps(x), _mm512_setzero_ps(), _CMP_GE_OQ));
 }
 
+// Bits of x >= 0 and of x > 0; whether every number is size, -size or 0.
+inline bool signs16(const float* x, float size, uint32_t& not_negative, uint32_t& positive) {
+  const __m512 v = _mm512_loadu_ps(x), zero = _mm512_setzero_ps();
+  const __mmask16 sized = _mm512_cmp_ps_mask(_mm512_abs_ps(v), _mm512_set1_ps(size), _CMP_EQ_OQ);
+  not_negative = uint32_t(_mm512_cmp_ps_mask(v, zero, _CMP_GE_OQ));
+  positive = uint32_t(_mm512_cmp_ps_mask(v, zero, _CMP_GT_OQ));
+  return (sized | _mm512_cmp_ps_mask(v, zero, _CMP_EQ_OQ)) == 0xFFFF;
+}
+
 #include "words.inl"
 
 // Weights [oc / 32][tap][word][plane][32 filters].
@@ -25,13 +34,15 @@ struct Bits : Words {
     return sizeof(uint64_t) * round_up(c.oc, HALF) * c.planes * c.kh * c.kw * words(c);
   }
 
-  static void pack(const Conv& c, const int8_t* codes, void* packed) {
+  static void pack(const Conv& c, const uint64_t* words, void* packed) {
     uint64_t* out = static_cast<uint64_t*>(packed);
+    const int n = Words::words(c), taps = c.kh * c.kw;
     for (int half = 0; half < c.oc; half += HALF)
-      for (int t = 0; t < c.kh * c.kw; ++t)
-        for (int k = 0; k < words(c); ++k)
-          for (int plane = 0; plane < c.planes; ++plane)
-            for (int j = 0; j < HALF; ++j) *out++ = weight_word(c, codes, half + j, plane, t, k);
+      for (int t = 0; t < taps; ++t)
+        for (int k = 0; k < n; ++k)
+          for (int plane = 0; plane < c.planes; ++plane, out += HALF)
+            for (int j = 0; j < least(HALF, c.oc - half); ++j)
+              out[j] = words[((size_t(half + j) * c.planes + plane) * taps + t) * n + k];
   }
 
   template <int P, int PLANES>
@@ -137,7 +148,7 @@ struct Floats {
 
 #include "steps.inl"
 
-const Isa isa = {"avx512", Bits::bytes, Bits::scratch, Bits::pack, float_bytes, float_scratch, pack_float, run};
+const Isa isa = {"avx512", Bits::bytes, Bits::scratch, Bits::pack, float_bytes, float_scratch, pack_float, run, read_signs, convolve};
 
 }  // namespace
 

@@ -18,6 +18,18 @@ inline uint32_t sign_bits16(const float* x) {
   return bits;
 }
 
+// Bits of x >= 0 and of x > 0; whether every number is size, -size or 0.
+inline bool signs16(const float* x, float size, uint32_t& not_negative, uint32_t& positive) {
+  bool known = true;
+  not_negative = positive = 0;
+  for (int i = 0; i < 16; ++i) {
+    known &= x[i] == size || x[i] == -size || x[i] == 0;
+    not_negative |= uint32_t(x[i] >= 0) << i;
+    positive |= uint32_t(x[i] > 0) << i;
+  }
+  return known;
+}
+
 // Words of 64 channels: popcount(activations ^ weights). Weights [oc][plane][tap][words].
 #include "words.inl"
 
@@ -27,12 +39,8 @@ struct Bits : Words {
 
   static size_t bytes(const Conv& c) { return sizeof(uint64_t) * c.oc * c.planes * c.kh * c.kw * words(c); }
 
-  static void pack(const Conv& c, const int8_t* codes, void* packed) {
-    uint64_t* out = static_cast<uint64_t*>(packed);
-    for (int o = 0; o < c.oc; ++o)
-      for (int plane = 0; plane < c.planes; ++plane)
-        for (int t = 0; t < c.kh * c.kw; ++t)
-          for (int k = 0; k < words(c); ++k) *out++ = weight_word(c, codes, o, plane, t, k);
+  static void pack(const Conv& c, const uint64_t* words, void* packed) {
+    for (size_t i = 0; i < bytes(c) / sizeof(uint64_t); ++i) static_cast<uint64_t*>(packed)[i] = words[i];
   }
 
   static void count(const Conv& c, const uint8_t* in, int first, int pixels, int block, int channels,
@@ -79,7 +87,7 @@ struct Floats {
 
 #include "steps.inl"
 
-const Isa isa = {"generic", Bits::bytes, Bits::scratch, Bits::pack, float_bytes, float_scratch, pack_float, run};
+const Isa isa = {"generic", Bits::bytes, Bits::scratch, Bits::pack, float_bytes, float_scratch, pack_float, run, read_signs, convolve};
 
 }  // namespace
 

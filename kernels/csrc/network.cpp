@@ -3,20 +3,13 @@
 #include <algorithm>
 #include <cstring>
 #include <map>
-#include <stdexcept>
 #include <thread>
 
 namespace sparsign {
 
 namespace {
 
-constexpr int LIMIT = 1 << 20;                // largest size, stride, kernel or channel count that is believed
-constexpr size_t MOST_BYTES = size_t(1) << 33;  // largest value, scratch or packed weight
-constexpr int TOGETHER = 4;                   // images that go through a step together, so that weights are read once
-
-void need(bool condition, const std::string& problem) {
-  if (!condition) throw std::invalid_argument(problem);
-}
+constexpr int TOGETHER = 4;  // images that go through a step together, so that weights are read once
 
 bool cpu_has(const std::string& isa) {
 #if defined(SPARSIGN_X86)
@@ -45,19 +38,6 @@ std::string joined(const std::vector<std::string>& names) {
   return text;
 }
 
-const Isa* choose(const std::string& name) {
-  const std::vector<std::string> here = available_isas();
-  if (name.empty()) return built().at(here.front())();
-  need(built().count(name), "instruction set '" + name + "' is not one of this build: expected one of " + joined(here));
-  need(cpu_has(name), "this CPU has no " + name + ": expected one of " + joined(here));
-  return built().at(name)();
-}
-
-template <class T>
-T padded_at(const std::vector<T>& data, size_t i) {
-  return i < data.size() ? data[i] : T(0);
-}
-
 }  // namespace
 
 Memory::Memory(size_t bytes) : owned_(new uint8_t[bytes + 64 + BLOCK * sizeof(float)]()) {
@@ -73,8 +53,16 @@ std::vector<std::string> available_isas() {
   return here;
 }
 
+const Isa* choose_isa(const std::string& name) {
+  const std::vector<std::string> here = available_isas();
+  if (name.empty()) return built().at(here.front())();
+  need(built().count(name), "instruction set '" + name + "' is not one of this build: expected one of " + joined(here));
+  need(cpu_has(name), "this CPU has no " + name + ": expected one of " + joined(here));
+  return built().at(name)();
+}
+
 Network::Network(const std::string& isa, std::array<int, 3> input_shape, bool keep_values)
-    : isa_(choose(isa)), keep_values_(keep_values) {
+    : isa_(choose_isa(isa)), keep_values_(keep_values) {
   value(false, input_shape[1], input_shape[2], input_shape[0]);
   written_[0] = true;
 }
@@ -157,31 +145,9 @@ void Network::add(Step step, std::vector<int> reads, int oh, int ow, int oc, con
 Conv Network::convolution(int in, bool bits, const ConvSpec& s, std::array<int64_t, 4> shape) {
   need(!finished_, "the network is finished");
   const Value& v = known(in, bits);
-  for (int64_t n : shape) need(n >= 1 && n <= LIMIT, "a weight of a size outside 1 to 2^20");
-  for (int axis = 0; axis < 2; ++axis) {
-    need(s.kernel[axis] >= 1 && s.kernel[axis] <= LIMIT && s.stride[axis] >= 1 && s.stride[axis] <= LIMIT &&
-             s.dilation[axis] >= 1 && s.dilation[axis] <= LIMIT && s.padding[axis] >= 0 && s.padding[axis] <= LIMIT,
-         "a kernel, stride, dilation or padding outside its range");
-    need(s.kernel[axis] == shape[2 + axis], "kernel and weight differ in size");
-  }
-  Conv c{};
-  c.in = in, c.h = v.h, c.w = v.w, c.c = v.c, c.oc = int(shape[0]), c.groups = s.groups;
-  c.kh = s.kernel[0], c.kw = s.kernel[1], c.sh = s.stride[0], c.sw = s.stride[1];
-  c.ph = s.padding[0], c.pw = s.padding[1], c.dh = s.dilation[0], c.dw = s.dilation[1];
-  need(c.groups >= 1 && c.c % c.groups == 0 && c.oc % c.groups == 0 && c.c / c.groups == shape[1],
-       "weight, groups and input channels do not fit");
-  const int64_t hp = int64_t(c.h) + 2 * c.ph, wp = int64_t(c.w) + 2 * c.pw;
-  const int64_t high = int64_t(c.kh - 1) * c.dh + 1, wide = int64_t(c.kw - 1) * c.dw + 1;
-  need(high <= hp && wide <= wp, "a kernel larger than its input");
-  need(hp * wp * int64_t(round_up(c.c, 64)) * int64_t(sizeof(float)) <= int64_t(MOST_BYTES), "an input is too large");
-  need(hp * wp <= INT32_MAX, "an input has too many pixels");
-  need(shape[0] * shape[1] * shape[2] * shape[3] <= int64_t(1) << 30, "a weight is too large");
-  c.hp = int(hp), c.wp = int(wp);
-  c.oh = int((hp - high) / c.sh) + 1, c.ow = int((wp - wide) / c.sw) + 1;
-  std::vector<int32_t> origin;
-  for (int y = 0; y < c.oh; ++y)
-    for (int x = 0; x < c.ow; ++x) origin.push_back(y * c.sh * c.wp + x * c.sw);
-  c.origin = keep(origin, 0);
+  Conv c = sized_conv(v.h, v.w, v.c, s, shape);
+  c.in = in;
+  c.origin = keep(origins(c), 0);
   return c;
 }
 
@@ -202,46 +168,23 @@ void Network::conv_bits(int in, const ConvSpec& spec, const int8_t* codes, std::
   c.planes = zeros ? 2 : 1;
   c.multiplier = zeros ? 1 : 2;
   need(int64_t(c.c) * taps * c.planes <= 60000, "more inputs than 16-bit counts hold");
-
-  // Border pixels read zero bits, that is -1, where torch reads 0: `base` takes back what they add, for each set of taps
-  // outside the image ("kind" of pixel).
-  std::map<std::pair<std::vector<bool>, std::vector<bool>>, int> kinds;
-  const auto inside = [](int from, int kernel, int dilation, int pad, int size_in) {
-    std::vector<bool> in_image;
-    for (int k = 0; k < kernel; ++k) in_image.push_back(from + k * dilation >= pad && from + k * dilation < pad + size_in);
-    return in_image;
-  };
-  std::vector<uint16_t> kind;
-  for (int y = 0; y < c.oh; ++y) {
-    const std::vector<bool> rows = inside(y * c.sh, c.kh, c.dh, c.ph, c.h);
-    for (int x = 0; x < c.ow; ++x) {
-      const auto key = std::make_pair(rows, inside(x * c.sw, c.kw, c.dw, c.pw, c.w));
-      kind.push_back(uint16_t(kinds.emplace(key, int(kinds.size())).first->second));
-    }
-  }
-  need(kinds.size() < 4096, "too many kinds of border pixels");
-  const int padded = round_up(c.oc, BLOCK);
-  std::vector<int32_t> base(kinds.size() * padded);
-  std::vector<int32_t> plus(size_t(c.oc) * taps);  // bits set in both planes' weights, by output and tap
+  const int words = (c.c + 63) / 64;
+  std::vector<uint64_t> filters(size_t(c.oc) * c.planes * taps * words);
   for (int o = 0; o < c.oc; ++o)
     for (int k = 0; k < c.c; ++k)
       for (int t = 0; t < taps; ++t) {
         const int code = codes[(size_t(o) * c.c + k) * taps + t];
-        plus[size_t(o) * taps + t] += c.planes == 1 ? code > 0 : code + 1;
+        uint64_t* word = &filters[(size_t(o) * c.planes * taps + t) * words + k / 64];
+        word[0] |= uint64_t(code >= 0) << (k % 64);
+        if (c.planes == 2) word[size_t(taps) * words] |= uint64_t(code > 0) << (k % 64);
       }
-  for (const auto& [key, index] : kinds)
-    for (int o = 0; o < c.oc; ++o) {
-      int32_t sum = 0;
-      for (int t = 0; t < taps; ++t)
-        sum += key.first[t / c.kw] && key.second[t % c.kw] ? c.c : c.multiplier * plus[size_t(o) * taps + t];
-      base[size_t(index) * padded + o] = sum;
-    }
-  c.kind = keep(kind, 0);
-  c.base = keep(base, 0);
+  const Kinds kinds = kinds_of(c);
+  c.kind = keep(kinds.kind, 0);
+  c.base = keep(bases(c, kinds, filters, c.c), 0);
   const size_t bytes = isa_->bits_bytes(c);
   need(bytes <= MOST_BYTES, "a packed weight is too large");
   constants_.emplace_back(bytes);
-  isa_->pack_bits(c, codes, constants_.back().data());
+  isa_->pack_bits(c, filters.data(), constants_.back().data());
   c.weights = constants_.back().data();
   weight_bytes_ += bytes;
   scratch_bytes_ = std::max(scratch_bytes_, isa_->bits_scratch(c) * TOGETHER);

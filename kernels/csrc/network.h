@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "geometry.h"
 #include "program.h"
 
 namespace sparsign {
@@ -34,11 +35,6 @@ struct ChainSpec {
   std::vector<Item> items;
 };
 
-struct ConvSpec {
-  std::array<int, 2> kernel{1, 1}, stride{1, 1}, padding{0, 0}, dilation{1, 1};
-  int groups = 1;
-};
-
 struct SourceSpec {
   int value;
   int stride;
@@ -47,6 +43,9 @@ struct SourceSpec {
 
 // Instruction sets that were built and that this CPU has, best first.
 std::vector<std::string> available_isas();
+
+// The instruction set of that name, the best for an empty one; std::invalid_argument as for `Network`.
+const Isa* choose_isa(const std::string& name);
 
 class Network {
  public:

@@ -53,7 +53,9 @@ struct Conv {
   int hp, wp;             // size of the input with its border: h + 2 ph, w + 2 pw
   const int32_t* origin;  // [oh * ow]: pixel of the bordered input under the kernel's first tap
   const void* weights;    // packed by the instruction set
-  // Signs only. Sum over +-1 = base[kind[pixel]][channel] - multiplier * mismatches.
+  // Signs only. Bits are 1 for +1. Binary weights are one plane of bits; a ternary weight is the mean of two binary ones,
+  // two planes: 0 is +1 in the first, -1 in the second.
+  // Sum over +-1 = base[kind[pixel]][channel] - multiplier * mismatches.
   int planes, multiplier;
   const uint16_t* kind;  // [oh * ow]: which taps of the kernel lie in the image
   const int32_t* base;   // [kinds][channels rounded up to BLOCK]
@@ -109,13 +111,20 @@ struct Isa {
   // Bytes of `pack_bits` output and of the scratch that a convolution over signs needs.
   size_t (*bits_bytes)(const Conv&);
   size_t (*bits_scratch)(const Conv&);
-  // codes: -1, 0 or 1 [oc][c][kh * kw].
-  void (*pack_bits)(const Conv&, const int8_t* codes, void* packed);
+  // words: the filters' bits [oc][plane][kh * kw][words of 64 channels], see `Conv::planes`; packed: all zeros.
+  void (*pack_bits)(const Conv&, const uint64_t* words, void* packed);
   size_t (*float_bytes)(const Conv&);
   size_t (*float_scratch)(const Conv&);
   // weight: [oc][c / groups][kh * kw].
   void (*pack_float)(const Conv&, const float* weight, void* packed);
   void (*run)(const Step&, const Frame&);
+  // The bits of numbers [rows][channels] in words [plane][rows][words of 64 channels]: x >= 0 and x > 0, which differ
+  // where x is 0. False if something is neither `size`, -`size` nor 0; `zeros`: set if something is 0.
+  bool (*read_signs)(const float* x, size_t rows, int channels, float size, uint64_t* words, bool* zeros);
+  // A convolution over the signs of several images, outside of any network. in: words [images][h * w][words];
+  // y [images][oh * ow][oc] = scale[oc] * (sums + (add ? y : 0)); scratch: `bits_scratch` for every image.
+  void (*convolve)(const Conv&, const uint64_t* in, int images, const float* scale, bool add, float* y,
+                   uint8_t* scratch);
 };
 
 const Isa* isa_generic();

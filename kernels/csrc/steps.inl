@@ -1,5 +1,5 @@
 // The steps of a program, compiled once per instruction set. The including file has defined, in the same unnamed
-// namespace: `sign_bits16`, the `Bits` kernel of convolutions over signs and the `Floats` kernel of those over floats.
+// namespace: `sign_bits16`, `signs16`, the `Bits` kernel of convolutions over signs and the `Floats` kernel of those over floats.
 //
 // Every step makes tiles, in the first-level cache, and hands them to `finish`.
 
@@ -114,20 +114,18 @@ inline void finish(const Chain& chain, const Frame& f, int image, Tile& tile, in
   }
 }
 
-// Signs: mismatches between weight and activation bits are counted by `Bits`, borders are corrected by `base`.
-void conv_bits(const Step& step, const Frame& f) {
-  const Conv& c = step.conv;
+// Signs: mismatches between weight and activation bits are counted by `Bits`, borders are corrected by `base`. Every tile
+// of sums goes to `emit(image, tile, first pixel, pixels, first channel, channels)`.
+template <class Emit>
+inline void sum_signs(const Conv& c, int images, const uint8_t* bordered, Emit emit) {
   const int pixels = c.oh * c.ow, blocks = round_up(c.oc, BLOCK);
-  const size_t bordered = Bits::image_bytes(c);
-  for (int image = 0; image < f.images; ++image)
-    Bits::expand(c, f.at<uint64_t>(c.in, image), f.values[c.in].ld, f.scratch + bordered * size_t(image));
   Tile tile;
   alignas(64) Bits::Count counts[MAX_TILE][BLOCK] = {};
   const float multiplier = float(c.multiplier);
   for (int block = 0; block < c.oc; block += BLOCK) {
     const int channels = least(BLOCK, c.oc - block);
-    for (int image = 0; image < f.images; ++image) {
-      const uint8_t* in = f.scratch + bordered * size_t(image);
+    for (int image = 0; image < images; ++image) {
+      const uint8_t* in = bordered + Bits::image_bytes(c) * size_t(image);
       for (int first = 0; first < pixels; first += Bits::PIXELS) {
         const int count = least(Bits::PIXELS, pixels - first);
         Bits::count(c, in, first, count, block, channels, counts);
@@ -135,10 +133,64 @@ void conv_bits(const Step& step, const Frame& f) {
           const int32_t* base = c.base + size_t(c.kind[first + p]) * blocks + block;
           for (int j = 0; j < BLOCK; ++j) tile.v[p][j] = float(base[j]) - multiplier * float(counts[p][j]);
         }
-        finish(step.chain, f, image, tile, first, count, block, channels);
+        emit(image, tile, first, count, block, channels);
       }
     }
   }
+}
+
+void conv_bits(const Step& step, const Frame& f) {
+  const Conv& c = step.conv;
+  for (int image = 0; image < f.images; ++image)
+    Bits::expand(c, f.at<uint64_t>(c.in, image), f.values[c.in].ld, f.scratch + Bits::image_bytes(c) * size_t(image));
+  sum_signs(c, f.images, f.scratch, [&](int image, Tile& tile, int first, int count, int block, int channels) {
+    finish(step.chain, f, image, tile, first, count, block, channels);
+  });
+}
+
+bool read_signs(const float* x, size_t rows, int channels, float size, uint64_t* words, bool* zeros) {
+  const int n = (channels + 63) / 64;
+  uint64_t *first = words, *second = words + rows * size_t(n), zero = 0;
+  for (size_t row = 0; row < rows; ++row, x += channels)
+    for (int k = 0; k < n; ++k) {
+      const int width = least(64, channels - 64 * k);
+      uint64_t at_least = 0, above = 0;
+      bool known = true;
+      for (int j = 0; j < width; j += 16) {
+        const float* from = x + 64 * k + j;
+        alignas(64) float last[16] = {};
+        if (width - j < 16) {
+          for (int i = 0; i < width - j; ++i) last[i] = from[i];
+          from = last;
+        }
+        uint32_t not_negative, positive;
+        known &= signs16(from, size, not_negative, positive);
+        at_least |= uint64_t(not_negative) << j;
+        above |= uint64_t(positive) << j;
+      }
+      if (!known) return false;
+      const uint64_t real = width < 64 ? (uint64_t(1) << width) - 1 : ~uint64_t(0);
+      *first++ = at_least & real;
+      *second++ = above & real;
+      zero |= (at_least ^ above) & real;
+    }
+  *zeros |= zero != 0;
+  return true;
+}
+
+void convolve(const Conv& c, const uint64_t* in, int images, const float* scale, bool add, float* y, uint8_t* scratch) {
+  const int n = (c.c + 63) / 64;
+  for (int image = 0; image < images; ++image, in += size_t(c.h) * c.w * n)
+    Bits::expand(c, in, n, scratch + Bits::image_bytes(c) * size_t(image));
+  const size_t area = size_t(c.oh) * c.ow;
+  sum_signs(c, images, scratch, [&](int image, Tile& tile, int first, int count, int block, int channels) {
+    float* out = y + (area * image + first) * c.oc + block;
+    for (int p = 0; p < count; ++p, out += c.oc)  // + 0: a filter that is all zeros makes 0, never -0
+      if (add)
+        for (int j = 0; j < channels; ++j) out[j] = scale[block + j] * (tile.v[p][j] + out[j]) + 0.0f;
+      else
+        for (int j = 0; j < channels; ++j) out[j] = scale[block + j] * tile.v[p][j] + 0.0f;
+  });
 }
 
 // fp32 input with a border of zeros, channels without padding: [hp][wp][c].

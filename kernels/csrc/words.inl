@@ -14,17 +14,4 @@ struct Words {
         for (int k = 0; k < n; ++k)
           out[size_t(y + c.ph) * row + size_t(x + c.pw) * n + k] = in[(size_t(y) * c.w + x) * ld + k];
   }
-
-  // Bit of a weight: 1 for +1. A ternary weight is the mean of two binary ones: 0 is +1 in plane 0, -1 in plane 1.
-  static bool weight_bit(const Conv& c, const int8_t* codes, int o, int plane, int tap, int channel) {
-    if (o >= c.oc || channel >= c.c) return false;
-    const int8_t code = codes[(size_t(o) * c.c + channel) * (c.kh * c.kw) + tap];
-    return code > 0 || (code == 0 && plane == 0);
-  }
-
-  static uint64_t weight_word(const Conv& c, const int8_t* codes, int o, int plane, int tap, int word) {
-    uint64_t bits = 0;
-    for (int i = 0; i < 64; ++i) bits |= uint64_t(weight_bit(c, codes, o, plane, tap, word * 64 + i)) << i;
-    return bits;
-  }
 };

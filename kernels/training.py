@@ -1,0 +1,115 @@
+"""Binary convolutions in training by the compiled engine: exact integer sums forward, torch's gradients backward."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+from torch.overrides import TorchFunctionMode
+
+from sparsign.kernels.engine import native
+
+Pair = tuple[int, int]
+
+
+def sign_convs(wanted: bool) -> AbstractContextManager:
+    """`SignConvs` where it is wanted, and where the engine was built for instructions that make it worth it."""
+    return SignConvs() if wanted and native() is not None and native().isas()[0] != "generic" else nullcontext()
+
+
+class SignConvs(TorchFunctionMode):
+    """Within this context every `conv2d` of signs with binary or ternary weights is summed by the compiled engine.
+
+    It looks at the numbers: activations 1, -1 and 0 (times one number, as dropout leaves them) and filters of one
+    magnitude each, in fp32 on the CPU. Every other convolution is torch's own. Without scales (BNN, STQ-A) the
+    outputs are torch's to the bit; with them they are the exact sums, rounded once.
+
+    isa: the instruction set; empty for the best.
+    """
+
+    def __init__(self, isa: str = "") -> None:
+        super().__init__()
+        self.isa = isa
+
+    def __torch_function__(self, func: Callable, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+        kwargs = kwargs or {}
+        if func is torch.conv2d:
+            y = self._convolved(*args, **kwargs)
+            if y is not None:
+                return y
+        return func(*args, **kwargs)
+
+    def _convolved(
+        self,
+        input: Tensor,
+        weight: Tensor,
+        bias: Tensor | None = None,
+        stride: int | Pair = 1,
+        padding: int | Pair | str = 0,
+        dilation: int | Pair = 1,
+        groups: int = 1,
+    ) -> Tensor | None:
+        """The convolution with its gradients, or None where torch shall do it."""
+        tensors = (input, weight)
+        if groups != 1 or isinstance(padding, str) or input.dim() != 4 or torch.is_autocast_enabled("cpu"):
+            return None
+        if any(t.device.type != "cpu" or t.dtype != torch.float32 or t.numel() == 0 for t in tensors):
+            return None
+        geometry = _pair(stride), _pair(padding), _pair(dilation)
+        sums = signs_convolved(input.detach(), weight.detach(), *geometry, isa=self.isa)
+        if sums is None:
+            return None
+        y = _Convolved.apply(input, weight, (sums,), geometry)
+        return y if bias is None else y + bias.view(-1, 1, 1)
+
+
+class _Convolved(torch.autograd.Function):
+    """y = conv2d(x, w), already computed; dL/dx and dL/dw are those of `conv2d`."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, computed: tuple[Tensor], geometry: tuple[Pair, ...]) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        ctx.geometry = geometry
+        return computed[0]
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
+        wanted = [*ctx.needs_input_grad[:2], False]
+        rest = (None, *map(list, ctx.geometry), False, [0, 0], 1, wanted)
+        x, weight, _ = torch.ops.aten.convolution_backward(grad, *ctx.saved_tensors, *rest)
+        return x, weight, None, None
+
+
+def signs_convolved(
+    x: Tensor, weight: Tensor, stride: Pair, padding: Pair, dilation: Pair, isa: str = ""
+) -> Tensor | None:
+    """conv2d of x [N, C, H, W] with weight [O, C, kh, kw], fp32 on the CPU; None unless both are signs as above.
+
+    Sums are integers, exact, and the same on any number of threads; scales follow. Memory layout as torch's.
+    """
+    last = torch.channels_last
+    is_last = any(t.is_contiguous(memory_format=last) and not t.is_contiguous() for t in (x, weight))
+    x, weight = x.contiguous(memory_format=last), weight.contiguous(memory_format=last)
+    (n, c, h, w), (outputs, _, *kernel) = x.shape, weight.shape
+    size = [
+        (length + 2 * p - d * (k - 1) - 1) // s + 1
+        for length, k, s, p, d in zip((h, w), kernel, stride, padding, dilation, strict=True)
+    ]
+    if weight.shape[1] != c or min(size) < 1:
+        return None  # torch says what is wrong
+    y = torch.empty(n, outputs, *size, memory_format=last)
+    window = native().Window(kernel, stride, padding, dilation)
+    threads = torch.get_num_threads()
+    pointers = x.data_ptr(), (n, h, w, c), weight.data_ptr(), outputs, window, y.data_ptr(), threads
+    if not native().convolve_signs(isa, *pointers):
+        return None
+    return y if is_last else y.contiguous()
+
+
+def _pair(value: int | Pair) -> Pair:
+    return (value, value) if isinstance(value, int) else tuple(value)

@@ -1,0 +1,96 @@
+"""Binary convs in training: the engine's sums are the exact ones, torch's to the bit, and so are the gradients."""
+
+from contextlib import nullcontext
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sparsign.kernels.engine import native
+from sparsign.kernels.training import SignConvs, signs_convolved
+from sparsign.models.sign import binarize
+
+if native() is None:
+    pytest.skip("the compiled engine was not built", allow_module_level=True)
+
+ISAS = native().isas()
+ONE = (1, 1)
+SHAPES = st.tuples(
+    st.integers(1, 3), st.integers(1, 140), st.integers(1, 140), st.sampled_from([1, 2, 3, 5]),
+    st.sampled_from([1, 3]), st.integers(1, 9), st.integers(1, 9), st.integers(1, 2), st.integers(1, 2),
+    st.integers(0, 2), st.integers(0, 2), st.integers(1, 2),
+)  # fmt: skip
+LAYOUTS = st.sampled_from([torch.channels_last, torch.contiguous_format])
+KINDS = st.sampled_from(["binary", "scaled", "masked", "ternary"])
+
+
+def signs(generator, *shape):
+    return binarize(torch.randn(*shape, generator=generator))
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@settings(max_examples=60, deadline=None)
+@given(SHAPES, KINDS, st.booleans(), LAYOUTS, st.integers(0, 99))
+def test_sums_are_torchs_in_float64(isa, sizes, kind, dropped, layout, seed):
+    n, inputs, outputs, kh, kw, h, w, sh, sw, ph, pw, dilation = sizes
+    h, w = max(h, (kh - 1) * dilation + 1 - 2 * ph), max(w, (kw - 1) * dilation + 1 - 2 * pw)
+    generator = torch.Generator().manual_seed(seed)
+    x, weight = signs(generator, n, inputs, h, w), signs(generator, outputs, inputs, kh, kw)
+    if dropped:
+        x *= 2 * (torch.rand(x.shape, generator=generator) < 0.5)
+    if kind == "masked":
+        weight *= torch.rand(1, inputs, 1, 1, generator=generator) < 0.6
+        weight *= torch.rand(outputs, 1, 1, 1, generator=generator) < 0.6
+    if kind == "ternary":
+        weight *= torch.rand(weight.shape, generator=generator) < 0.5
+    if kind == "scaled":
+        weight *= torch.rand(outputs, 1, 1, 1, generator=generator)
+    x, weight = x.contiguous(memory_format=layout), weight.contiguous(memory_format=layout)
+    geometry = (sh, sw), (ph, pw), (dilation, dilation)
+    found = signs_convolved(x, weight, *geometry, isa=isa)
+    exact = F.conv2d(x.double(), weight.double(), None, *geometry)
+    tolerance = 2e-7 * exact.abs() if kind == "scaled" else 0.0
+    assert ((found - exact).abs() <= tolerance).all()
+    assert not found[found == 0].signbit().any()
+    assert found.is_contiguous(memory_format=layout) or (x.is_contiguous() and weight.is_contiguous())
+
+
+@pytest.mark.parametrize("what", ["input", "weight", "late"])
+def test_other_numbers_are_left_to_torch(what):
+    x, weight = signs(None, 8, 70, 9, 9), signs(None, 5, 70, 3, 3)
+    if what == "late":
+        x[7, 3, 8, 8] = 0.5
+    else:
+        (x if what == "input" else weight).view(-1)[-1] *= 1.5
+    assert signs_convolved(x, weight, ONE, ONE, ONE) is None
+    with SignConvs():
+        assert torch.equal(F.conv2d(x, weight), torch.ops.aten.conv2d(x, weight))
+
+
+def test_outputs_and_gradients_are_torchs_to_the_bit():
+    generator = torch.Generator().manual_seed(0)
+    tensors = signs(generator, 4, 20, 6, 6), signs(generator, 9, 20, 3, 3), torch.randn(9, generator=generator)
+    found = []
+    for context in (SignConvs(), nullcontext()):
+        x, weight, bias = (t.clone().requires_grad_() for t in tensors)
+        with context:
+            y = F.conv2d(x, weight, bias, 2, 1)
+        assert ("_Convolved" in str(y.grad_fn.next_functions)) == isinstance(context, SignConvs)
+        y.backward(torch.arange(float(y.numel())).view_as(y).sin())
+        found.append((y, x.grad, weight.grad, bias.grad))
+    for mine, torchs in zip(*found, strict=True):
+        torch.testing.assert_close(mine, torchs, rtol=1e-5, atol=1e-5)
+    assert all(torch.equal(found[0][k], found[1][k]) for k in (1, 2))
+
+
+def test_threads_do_not_change_a_bit():
+    x, weight = signs(None, 7, 20, 6, 6), 0.3 * signs(None, 9, 20, 3, 3)
+    one = signs_convolved(x, weight, ONE, ONE, ONE)
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(3)
+        assert torch.equal(signs_convolved(x, weight, ONE, ONE, ONE), one)
+    finally:
+        torch.set_num_threads(before)
