@@ -82,7 +82,9 @@ def test_outputs_are_torchs_to_the_bit_and_gradients_up_to_rounding(size, geomet
         y.backward(torch.arange(float(y.numel()), dtype=dtype).view_as(y).sin())
         found.append((y - bias.view(-1, 1, 1), x.grad, weight.grad, bias.grad))
     for mine, exact in zip(*found, strict=True):
-        torch.testing.assert_close(mine.double(), exact, rtol=1e-5, atol=1e-5 * float(exact.abs().max()))
+        torch.testing.assert_close(
+            mine.detach().double(), exact.detach(), rtol=1e-5, atol=1e-5 * float(exact.detach().abs().max())
+        )
 
 
 def test_threads_do_not_change_a_bit():
