@@ -1,26 +1,21 @@
 """Files from strangers: anything that is wrong is one PackedFileError, before it costs time or memory."""
 
-import importlib.util
-import json
 import math
 import re
-import struct
 import zlib
-from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from tiny_nets import quantised, regular
+from tiny_nets import quantised
 
-from sparsign.kernels.reference import ReferenceEngine
+from benchmarks.hostile.bombs import bombs, chain
+from benchmarks.hostile.files import join, outcome, split
+from benchmarks.hostile.fuzz import KINDS, fuzz, seeds
 from sparsign.packing.__main__ import main
-from sparsign.packing.codecs import deflate, inflate
-from sparsign.packing.dictionary import DICTIONARY
-from sparsign.packing.file import MAGIC, PREAMBLE, PackedFileError, dumps, loads, read, write
+from sparsign.packing.codecs import inflate
+from sparsign.packing.file import PackedFileError, dumps, loads, read, write
 from sparsign.packing.limits import Limits
+from sparsign.packing.spec import OPS
 
 
 def refused(data, limits=None):
@@ -28,20 +23,6 @@ def refused(data, limits=None):
         loads(data, limits or Limits())
     assert "\n" not in str(caught.value)
     return str(caught.value)
-
-
-def split(data):
-    _, _, _, length, inflated = PREAMBLE.unpack_from(data)
-    end = PREAMBLE.size + length
-    return json.loads(inflate(data[PREAMBLE.size : end], inflated, DICTIONARY)), data[end:]
-
-
-def join(header, payload=b""):
-    """A file with a right checksum around any header."""
-    text = json.dumps(header, separators=(",", ":")).encode()
-    deflated = deflate(text, DICTIONARY)
-    head, tail = struct.pack("<8sH", MAGIC, 2), struct.pack("<II", len(deflated), len(text)) + deflated + payload
-    return head + struct.pack("<I", zlib.crc32(tail, zlib.crc32(head))) + tail
 
 
 def test_every_truncation_and_every_changed_byte_is_noticed(tmp_path):
@@ -69,82 +50,22 @@ def test_inflation_stops_at_the_declared_size():
             inflate(data, size)
 
 
-def places(value, path=()):
-    """Every path into a JSON value."""
-    yield path
-    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
-    for key, inner in items:
-        yield from places(inner, (*path, key))
-
-
-HOSTILE = [
-    *(None, True, -1, 0, 1, 2, 3, 7, 1 << 29, 1 << 31, 10**30, 1.5, math.nan),
-    *("", "deflate", "mixing", "sign", "fp16", "dense", "groups", "row_scale", "os.system"),
-    *([], [0], [[]], [1 << 20, 1 << 20], [0, 1 << 30], ["pack", 0], {}, {"shape": [1, 1]}, {"name": "digits"}),
-]
-
-
-FILES = [split(dumps(regular())), split(dumps(quantised("bireal", 0)))]
-
-
-@settings(max_examples=300, deadline=None)
-@given(st.integers(0, 1), st.integers(0, 10**9), st.sampled_from(HOSTILE), st.binary(max_size=3))
-def test_a_hostile_header_is_refused_or_valid(which, choice, value, more):
-    """Any value anywhere in a well-checksummed header: a clean error, or a model that is valid and runs."""
-    header, sections = json.loads(json.dumps(FILES[which][0])), FILES[which][1]
-    paths = [path for path in places(header) if path]
-    path = paths[choice % len(paths)]
-    target = header
-    for key in path[:-1]:
-        target = target[key]
-    target[path[-1]] = value
-    try:
-        packed = loads(join(header, sections + (more if choice % 5 == 0 else b"")))
-    except PackedFileError as error:
-        assert "\n" not in str(error)
-    else:
-        if max(math.prod(shape) for shape in packed.validate().values()) < 1 << 20:
-            ReferenceEngine(packed)(torch.zeros(1, *packed.input_shape))
-
-
-@settings(max_examples=300, deadline=None)
-@given(st.integers(0, 1), st.lists(st.tuples(st.integers(0, 10**6), st.integers(0, 255)), min_size=1, max_size=4))
-def test_a_hostile_payload_is_refused_or_valid(which, edits):
-    header, sections = FILES[which]
-    data = bytearray(sections)
-    for place, value in edits:
-        data[place % len(data)] = value
-    try:
-        loads(join(header, bytes(data))).validate()
-    except PackedFileError as error:
-        assert "\n" not in str(error)
-
-
 def test_a_bounded_part_of_the_fuzzer_finds_nothing():
-    """`benchmarks/hostile.py fuzz` for minutes or hours is the same with more of it."""
-    path = Path(__file__).parent.parent / "benchmarks" / "hostile.py"
-    spec = importlib.util.spec_from_file_location("hostile", path)
-    hostile = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(hostile)
-    found, escaped = hostile.fuzz(seed=0, seconds=60, count=800)
+    """`python -m benchmarks.hostile fuzz` for minutes or hours is the same with more of it."""
+    assert {node.op for seed in seeds() for node in loads(seed.data).nodes} == set(OPS)
+    found, escaped = fuzz(seed=0, seconds=60, count=2000)
     assert not escaped
-    assert sum(found.values()) == 800 and {name.split()[0] for name in found} == {
-        "raw",
-        "repaired",
-        "header",
-        "section",
-    }
-    for name, data in hostile.bombs().items():
-        assert hostile.outcome(data).startswith("refused: "), name
+    assert {name.split()[0] for name in found} == set(KINDS) and sum(found.values()) == 2000
+    assert found["header accepted"] and found["section accepted"]
 
 
-def simple(*nodes, inputs=(3, 32, 32), meta=None, pools=(), streams=((), ())):
-    records = [["input", "x"], *nodes, ["globalavgpool", "p"], ["flatten", "f"]]
-    return {"input": inputs, "nodes": records, "meta": meta or {}, "pools": pools, "streams": streams}
+def test_bombs_are_refused():
+    for name, data in bombs().items():
+        assert outcome(data).startswith("refused: "), name
 
 
 def test_a_small_file_runs():
-    assert loads(join(simple(["relu", "r"]))).shapes["f"] == (3,)
+    assert loads(join(chain(["relu", "r"]))).shapes["f"] == (3,)
 
 
 LONG = {"shape": [1] * 200_000, "codes": "fp32"}
@@ -155,25 +76,25 @@ WIDE = {"shape": [1 << 14, 3, 128, 128], "rows": [1, []], "codes": "bf16"}
 @pytest.mark.parametrize(
     ("header", "message"),
     [
-        (simple(["conv", "c", [], {}, {}, LONG]), "a shape of more than 4 sizes"),
-        (simple(*[["relu", "r" * 300]] * 3), "a name is no text of up to 200"),
-        (simple(*[["relu", str(k)] for k in range(20_000)]), "expected 1 to 10000 nodes"),
-        (simple(["relu", "x"]), "its name is taken"),
-        (simple(["conv", "c", [], {}, {}, HUGE]), r"asks for more than 8\d+ bytes of arrays"),
-        (simple(["conv", "c", [], {}, {}, WIDE], streams=[["mixing", 0], []]), "bytes of arrays"),
-        (simple(["conv", "c", [], {}, {}, {"shape": [0, 1 << 30, 1, 1], "codes": "bf16"}]), "weight of shape"),
-        (simple(pools=[["fp32", "raw", 4, 1 << 30]]), "bytes of arrays"),
-        (simple(["upsample", "u", [], {"factor": [128, 128]}]), "bytes of activations at batch 256"),
-        (simple(*[["cat", f"c{k}", [1, 1]] for k in range(30)]), "too large|activations"),
-        (simple(inputs=[3, 1 << 12, 1 << 12]), "bytes of activations at batch 256"),
-        (simple(inputs=[3, 1 << 20, 1]), "input shape"),
-        (simple(inputs=[3, 32]), "input shape"),
-        (simple(meta={"original": {"dropped": [["gone", [1 << 30, 1 << 30], True]]}}), "bytes of arrays"),
-        (simple(["warp", "w"]), "this version does not know the operation 'warp'"),
-        (simple(["linear", "l", [], {}, {}, {"shape": [1, 1], "layout": "circulant"}]), "the layout 'circulant'"),
-        (simple(pools=[["fp8", "raw", 1, 1]]), "the precision 'fp8'"),
-        (simple(pools=[["fp32", "raw", 4, 1]]), "a section of 4 bytes goes beyond the file's end"),
-        (simple(streams=[["mixing", 0], []]), "a stream without arrays"),
+        (chain(["conv", "c", [], {}, {}, LONG]), "a shape of more than 4 sizes"),
+        (chain(*[["relu", "r" * 300]] * 3), "a name is no text of up to 200"),
+        (chain(*[["relu", str(k)] for k in range(20_000)]), "expected 1 to 10000 nodes"),
+        (chain(["relu", "x"]), "its name is taken"),
+        (chain(["conv", "c", [], {}, {}, HUGE]), r"asks for more than 8\d+ bytes of arrays"),
+        (chain(["conv", "c", [], {}, {}, WIDE], streams=[["mixing", 0], []]), "bytes of arrays"),
+        (chain(["conv", "c", [], {}, {}, {"shape": [0, 1 << 30, 1, 1], "codes": "bf16"}]), "weight of shape"),
+        (chain(pools=[["fp32", "raw", 4, 1 << 30]]), "bytes of arrays"),
+        (chain(["upsample", "u", [], {"factor": [128, 128]}]), "bytes of activations at batch 256"),
+        (chain(*[["cat", f"c{k}", [1, 1]] for k in range(30)]), "too large|activations"),
+        (chain(inputs=[3, 1 << 12, 1 << 12]), "bytes of activations at batch 256"),
+        (chain(inputs=[3, 1 << 20, 1]), "input shape"),
+        (chain(inputs=[3, 32]), "input shape"),
+        (chain(meta={"original": {"dropped": [["gone", [1 << 30, 1 << 30], True]]}}), "bytes of arrays"),
+        (chain(["warp", "w"]), "this version does not know the operation 'warp'"),
+        (chain(["linear", "l", [], {}, {}, {"shape": [1, 1], "layout": "circulant"}]), "the layout 'circulant'"),
+        (chain(pools=[["fp8", "raw", 1, 1]]), "the precision 'fp8'"),
+        (chain(pools=[["fp32", "raw", 4, 1]]), "a section of 4 bytes goes beyond the file's end"),
+        (chain(streams=[["mixing", 0], []]), "a stream without arrays"),
         ([1], "the header is no such object"),
         ({"nodes": []}, "the header is no such object"),
     ],
@@ -184,7 +105,7 @@ def test_what_asks_for_too_much_is_refused_by_its_name(header, message):
 
 
 def test_a_caller_may_raise_the_limits():
-    data = join(simple(["upsample", "u", [], {"factor": [64, 64]}]))
+    data = join(chain(["upsample", "u", [], {"factor": [64, 64]}]))
     refused(data)
     assert loads(data, Limits(activation_free=1 << 40, activation_bytes=1 << 40)).shapes["u"] == (3, 2048, 2048)
 
