@@ -19,7 +19,7 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
-from sparsign.packing.atomic import write_atomic
+from sparsign.packing.atomic import taking_its_place, write_atomic
 from sparsign.pipeline import build, origin, ranks
 from sparsign.pipeline.folder import VOLATILE, RunFolder
 from sparsign.pipeline.lock import exclusive
@@ -132,13 +132,8 @@ def _digest(state: dict[str, Any]) -> str:
 
 def _link(source: Path, target: Path) -> None:
     """The same file under a second name where the file system can, else a copy: whole or not there."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    part = target.with_name(f".{target.name}.{os.getpid()}.part")
-    try:
+    with taking_its_place(target) as part:
         try:
             os.link(source, part)
         except OSError:
             shutil.copyfile(source, part)
-        os.replace(part, target)
-    finally:
-        part.unlink(missing_ok=True)

@@ -1,7 +1,10 @@
 """The run folder's promises: whole files, one owner, no metrics of what runs again."""
 
 import json
+import os
+import platform
 import re
+import signal
 import subprocess
 import sys
 from importlib.metadata import version
@@ -181,6 +184,25 @@ def test_interrupted_write_leaves_the_old_file_and_no_part(tmp_path, monkeypatch
     assert path.read_text() == "old" and list(path.parent.iterdir()) == [path]
     atomic.write_atomic(path, b"new")
     assert path.read_text() == "new" and list(path.parent.iterdir()) == [path]
+
+
+def test_what_a_killed_writer_leaves_the_next_one_removes_and_nothing_else(tmp_path, monkeypatch):
+    monkeypatch.setattr(atomic.os, "fsync", lambda _: os.kill(os.getpid(), signal.SIGKILL))
+    pid = os.fork()
+    if not pid:
+        atomic.write_atomic(tmp_path / "model.sparsign", b"new")
+        os._exit(0)
+    assert os.WIFSIGNALED(os.waitpid(pid, 0)[1])
+    (left,) = tmp_path.iterdir()
+    assert str(pid) in left.name and left.name.endswith(".part")
+    node = platform.node()
+    kept = {f".x.{node}-{os.getppid()}.part", f".x.elsewhere-{pid}.part", f"x.{node}-{pid}.part", ".x.part"}
+    kept |= {f".x.{node}-{10**30}.part", f".x.{node}-.part"}
+    for name in kept:
+        (tmp_path / name).touch()
+    monkeypatch.undo()
+    save_atomic({"a": 1}, tmp_path / "a.ckpt")
+    assert {path.name for path in tmp_path.iterdir()} == {*kept, "a.ckpt"}
 
 
 def test_checkpoints_are_plain_and_damaged_ones_are_named(tmp_path):
