@@ -18,6 +18,7 @@ from sparsign.evaluation.rebuild import test_batches
 from sparsign.evaluation.report import evaluate_packed
 from sparsign.evaluation.storage import storage_table
 from sparsign.packing.file import read
+from sparsign.packing.limits import Limits
 from sparsign.pipeline.cli import fails_in_one_line, run_cli
 from sparsign.reports.files import write_report
 from sparsign.reports.table import summary
@@ -66,7 +67,7 @@ def measured(config: DictConfig, path: Path, place: Path) -> dict[str, Any]:
     check_output(output)
     data = config.dataset
     root = data.root if data.root is not None else root_of_run(path.parent)
-    packed = read(path)
+    packed = read(path, Limits.at_most(**config.limits))
     batches = test_batches(packed, root, data.download, data.workers)
     report = evaluate_packed(path, batches, OmegaConf.to_container(config.latency), data.limit, packed)
     report["packed"] = str(place)

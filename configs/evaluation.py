@@ -22,6 +22,15 @@ class TestDataConfig:
 
 
 @dataclass
+class LimitsConfig:
+    """What a packed file may ask for, in millions of bytes, before it is refused; null = by its size (FORMAT.md)."""
+
+    header_mb: float | None = option(None, "most MB of its header", gt=0)
+    decoded_mb: float | None = option(None, "most MB of its arrays when decoded", gt=0)
+    activation_mb: float | None = option(None, "most MB of activations at batch 256", gt=0)
+
+
+@dataclass
 class EvaluateConfig:
     """The whole of `python evaluate.py`."""
 
@@ -34,6 +43,7 @@ class EvaluateConfig:
     output: str | None = option(None, "folder for report.json and report.html; null = beside the packed file")
     dataset: TestDataConfig = field(default_factory=TestDataConfig)
     latency: LatencyConfig = field(default_factory=LatencyConfig)
+    limits: LimitsConfig = field(default_factory=LimitsConfig)
 
 
 def register() -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 from sparsign.packing.atomic import write_atomic
 from sparsign.packing.codecs import deflate, inflate
 from sparsign.packing.dictionary import DICTIONARY
-from sparsign.packing.limits import DEFAULT, Limits
+from sparsign.packing.limits import DEFAULT, Limits, allow_more
 from sparsign.packing.reader import from_header
 from sparsign.packing.spec import PackedModel
 from sparsign.packing.writer import to_header
@@ -94,8 +94,11 @@ def _loads(data: bytes, limits: Limits) -> PackedModel:
     if len(data) < PREAMBLE.size:
         raise PackedFileError("damaged or cut short: no header")
     _, _, checksum, length, inflated = PREAMBLE.unpack_from(data)
-    if length > len(data) - PREAMBLE.size or inflated > limits.header_bytes:
-        raise PackedFileError(f"a header of {length} bytes ({inflated} inflated) in a file of {len(data)} bytes")
+    if length > len(data) - PREAMBLE.size:
+        raise PackedFileError(f"damaged or cut short: a header of {length} bytes in a file of {len(data)} bytes")
+    if inflated > limits.header_bytes:
+        asked = f"a header of {inflated} bytes, expected at most {limits.header_bytes}"
+        raise PackedFileError(f"{asked}; {allow_more('header_mb', inflated)}")
     if checksum != _checksum(data):
         raise PackedFileError(f"damaged or cut short: checksum {_checksum(data):08x}, expected {checksum:08x}")
     end = PREAMBLE.size + length

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
 class Limits:
-    """Bounds on everything that is derived from a file; a caller that knows its file may raise any.
+    """Bounds on everything that is derived from a file; a caller that knows its file may raise any (`at_most`).
 
     Two kinds of bytes are bounded in two ways, by a number and by a share of the file: a file of a few hundred bytes
     that asks for gigabytes is refused, a large network is not.
@@ -44,5 +45,20 @@ class Limits:
         """Most bytes of activations of a batch that a file of this size may ask for."""
         return min(self.activation_bytes, self.activation_free + self.activation_ratio * file_bytes * self.batch)
 
+    @classmethod
+    def at_most(
+        cls, header_mb: float | None = None, decoded_mb: float | None = None, activation_mb: float | None = None
+    ) -> Limits:
+        """The default, but for bounds in millions of bytes that hold whatever the size of the file."""
+        named = {("header_bytes",): header_mb, ("decoded_bytes", "decoded_free"): decoded_mb}
+        named[("activation_bytes", "activation_free")] = activation_mb
+        return cls(**{name: int(1e6 * mb) for names, mb in named.items() if mb is not None for name in names})
+
 
 DEFAULT = Limits()
+
+
+def allow_more(option: str, count: float | None = None) -> str:
+    """Which option of evaluate.py lets the file through; `count`: bytes that are enough, where that is known."""
+    value = "<MB>" if count is None else math.ceil(count / 1e6)
+    return f"limits.{option}={value} (evaluate.py) allows more"

@@ -14,7 +14,7 @@ from sparsign.packing.codecs import CODECS, MAX_LEVELS, STREAMS, Shape
 from sparsign.packing.encode import entropy_bits
 from sparsign.packing.floats import FLOAT_CODECS, PRECISIONS, from_bits
 from sparsign.packing.layouts import LAYOUTS, Layout
-from sparsign.packing.limits import Limits
+from sparsign.packing.limits import Limits, allow_more
 from sparsign.packing.meta import check_meta
 from sparsign.packing.spec import OPS, LayerCodes, Node, PackedModel
 from sparsign.packing.values import VALUES, Floats, Values
@@ -55,7 +55,8 @@ def from_header(header: object, data: memoryview, limits: Limits, file_bytes: in
     packed = PackedModel(nodes, tuple(map(_size, _rank(header["input"]))), output, header["meta"])
     packed.validate()
     alive, allowed = limits.batch * packed.activation_bytes(), limits.activations(file_bytes)
-    need(alive <= allowed, f"asks for {alive} bytes of activations at batch {limits.batch}, expected at most {allowed}")
+    asked = f"asks for {alive} bytes of activations at batch {limits.batch}, expected at most {allowed}"
+    need(alive <= allowed, f"{asked}; {allow_more('activation_mb', alive)}")
     macs = sum(packed.macs().values())
     need(macs <= limits.macs, f"asks for {macs} multiply-accumulates an image, expected at most {limits.macs}")
     packed.bytes_on_disk = {"header": file_bytes - sum(on_disk.values()), **on_disk}
@@ -112,7 +113,7 @@ class Payload:
     def spend(self, count: int, width: int) -> None:
         """ValueError where so many more numbers of `width` bytes are too many."""
         self.budget -= width * count
-        need(self.budget >= 0, f"asks for more than {self.allowed} bytes of arrays")
+        need(self.budget >= 0, f"asks for more than {self.allowed} bytes of arrays; {allow_more('decoded_mb')}")
 
     def _bytes(self, size: object) -> bytes:
         start, self.offset = self.offset, self.offset + _size(size)
