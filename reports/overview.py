@@ -28,6 +28,11 @@ def _mean(rows: Sequence[Row], key: str) -> float:
     return sum(row[key] for row in rows) / len(rows)
 
 
+def _meet(a: Published, b: Published) -> bool:
+    """Whether their marks touch in `accuracy_against_bytes`."""
+    return abs(a.bytes / b.bytes - 1) < 0.1 and abs((100 - a.top1) / (100 - b.top1) - 1) < 0.1
+
+
 @styled
 def accuracy_against_bytes(ledger: Sequence[Row], published: Sequence[Published]) -> str:
     """One panel per data set: our settings in colour, seeds as a bar from smallest to largest; published ones grey and
@@ -43,10 +48,13 @@ def accuracy_against_bytes(ledger: Sequence[Row], published: Sequence[Published]
             ax.plot([size, size], [min(errors), max(errors)], color=color(method), linewidth=1.4, zorder=3)
             mark = "s" if "naive" in method else "o"
             ax.scatter(size, error, color=color(method), marker=mark, s=26, label=label, zorder=3)
-        for number, known in enumerate((p for p in published if p.dataset == dataset), start=1):
+        others = [p for p in published if p.dataset == dataset]
+        for number, known in enumerate(others, start=1):
             ax.scatter(known.bytes, 100 - known.top1, s=24, marker="D", color=PALE, zorder=2)
-            place, text = (known.bytes, 100 - known.top1), str(number)
-            ax.annotate(text, place, (4, 3), textcoords="offset points", fontsize=7, color=MUTED)
+            side = -1 if any(_meet(known, other) for other in others[: number - 1]) else 1
+            text = {"fontsize": 7, "color": MUTED, "ha": "left" if side > 0 else "right"}
+            place = known.bytes, 100 - known.top1
+            ax.annotate(str(number), place, (4 * side, 3), textcoords="offset points", **text)
             key = f"{number} {known.method} ({known.year}), {known.network}"
             ax.scatter([], [], s=18, marker="D", color=PALE, label=key)
         ax.set_xscale("log")
