@@ -1,4 +1,4 @@
-"""Floating-point numbers to bytes and back, without loss: at the lowest precision that holds them."""
+"""Floating-point numbers to bytes and back at the lowest precision that holds them: no bit pattern is lost."""
 
 from __future__ import annotations
 
@@ -8,10 +8,37 @@ from dataclasses import dataclass
 import numpy as np
 
 from sparsign.packing.codecs import deflate, inflate
-from sparsign.packing.coding import FIELDS, decode_fields, encode_fields, from_bits, to_bits
+from sparsign.packing.coding import decode_fields, encode_fields
 
 PRECISIONS: dict[str, int] = {"bf16": 2, "fp16": 2, "fp32": 4}
 """Bytes of a number, in the order in which they are tried."""
+FIELDS = {"fp32": (1, 8, 7, 8, 8), "bf16": (1, 8, 7), "fp16": (1, 5, 2, 8)}
+"""Widths of a number's fields from the highest: sign, exponent, mantissa in bytes at most."""
+
+
+def to_bits(values: np.ndarray, kind: str) -> np.ndarray:
+    """uint32 bit patterns of fp32 values, flattened. ValueError if the precision does not hold them exactly."""
+    values = np.ascontiguousarray(values, np.float32).ravel()
+    if kind == "fp32":
+        return values.view(np.uint32)
+    if kind == "bf16":
+        bits = values.view(np.uint32) >> 16
+    elif kind == "fp16":
+        bits = values.astype(np.float16).view(np.uint16).astype(np.uint32)
+    else:
+        raise ValueError(f"precision {kind!r}, expected fp32, bf16 or fp16")
+    if not np.array_equal(from_bits(bits, kind).view(np.uint32), values.view(np.uint32)):
+        raise ValueError(f"values that {kind} does not hold exactly: round them before the last evaluation")
+    return bits
+
+
+def from_bits(bits: np.ndarray, kind: str) -> np.ndarray:
+    """Inverse of `to_bits`: fp32, 1-D."""
+    if kind == "fp16":
+        return bits.astype(np.uint16).view(np.float16).astype(np.float32)
+    if kind not in FIELDS:
+        raise ValueError(f"precision {kind!r}, expected fp32, bf16 or fp16")
+    return (bits.astype(np.uint32) << np.uint32(32 - sum(FIELDS[kind]))).view(np.float32)
 
 
 def precision(array: np.ndarray) -> str:
@@ -66,5 +93,3 @@ FLOAT_CODECS: dict[str, FloatCodec] = {
         lambda data, count, kind: decode_fields(data, count, FIELDS[kind]),
     ),
 }
-
-__all__ = ["FLOAT_CODECS", "PRECISIONS", "FloatCodec", "from_bits", "precision", "to_bits"]

@@ -6,15 +6,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sparsign.packing.coding import (
-    FIELDS,
     coders,
     decode_codes,
     decode_fields,
     encode_codes,
     encode_fields,
-    from_bits,
-    to_bits,
 )
+from sparsign.packing.floats import FIELDS, from_bits, to_bits
 
 NATIVE = coders._coder
 CODERS = [None] if NATIVE is None else [None, NATIVE]

@@ -2,7 +2,6 @@
 
     encode_codes / decode_codes        context mixing over all layers at once: codes, kernel masks, kept rows
     encode_fields / decode_fields      adaptive order-0, field by field: symbols, the bits of floats
-    to_bits / from_bits                fp32 values as bit patterns of fp32, bf16 or fp16, refused unless exact
 
 No stream says how many numbers it holds: the caller knows, and bounds what a file may claim. Every decoder takes time
 proportional to that count at most, stops where damaged data run out, and raises ValueError unless the data are exactly
@@ -12,14 +11,10 @@ The compiled coder is used where it was built; the Python beside it is its speci
 """
 
 from sparsign.packing.coding.coders import decode_codes, decode_fields, encode_codes, encode_fields
-from sparsign.packing.coding.floats import FIELDS, from_bits, to_bits
 
 __all__ = [
-    "FIELDS",
     "decode_codes",
     "decode_fields",
     "encode_codes",
     "encode_fields",
-    "from_bits",
-    "to_bits",
 ]
