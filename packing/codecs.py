@@ -112,12 +112,21 @@ def symbols_of(numbers: np.ndarray, levels: np.ndarray) -> np.ndarray:
     return table[numbers.ravel().astype(np.int64) - least]
 
 
+def numbers_of(symbols: np.ndarray, levels: np.ndarray) -> np.ndarray:
+    """levels[symbols]; without a table, which takes eight bytes a symbol, where levels follow one another."""
+    if int(levels[-1]) - int(levels[0]) == len(levels) - 1:
+        numbers = symbols.astype(levels.dtype)
+        numbers += levels[0]
+        return numbers
+    return levels[symbols]
+
+
 def _pack(numbers: np.ndarray, levels: np.ndarray) -> tuple[list[int], bytes]:
     return [], pack(symbols_of(numbers, levels), len(levels))
 
 
 def _unpack(data: bytes, shape: Shape, levels: np.ndarray, parameters: list[int]) -> np.ndarray:
-    return levels[unpack(data, math.prod(shape), len(levels))].reshape(shape)
+    return numbers_of(unpack(data, math.prod(shape), len(levels)), levels).reshape(shape)
 
 
 def _deflate(numbers: np.ndarray, levels: np.ndarray) -> tuple[list[int], bytes]:
@@ -136,7 +145,7 @@ def _from_fields(data: bytes, shape: Shape, levels: np.ndarray, parameters: list
     symbols = decode_fields(data, math.prod(shape), [bits_per_symbol(len(levels))])
     if symbols.size and symbols.max() >= len(levels):
         raise ValueError(f"symbol {symbols.max()} of {len(levels)} levels")
-    return levels[symbols].reshape(shape)
+    return numbers_of(symbols, levels).reshape(shape)
 
 
 CODECS: dict[str, Codec] = {

@@ -6,7 +6,7 @@ bombs   files of a few bytes that ask for time or memory, each read in a process
 flips   every single-bit flip of small packed files, random ones of a checkpoint
 atomic  SIGKILL at random instants of writing a packed file, a checkpoint, a text: old or new content must be there
 full    a disk that takes no more bytes (RLIMIT_FSIZE): the line that is printed
-fuzz    for --seconds: packed files with raw, checksum-repaired, header-edited and section-edited mutations
+fuzz    for --seconds of CPU time: packed files with raw, checksum-repaired, header-edited and section-edited mutations
 kills   train.py over methods, killed --kills times in all at random instants and resumed: all files must end equal
 
 Without names: all but kills. Exits with 1 where anything but the one class of error came out, damage was accepted, or a
@@ -42,7 +42,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("parts", nargs="*", choices=[[], *PARTS], help="which parts")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--seconds", type=float, default=60, help="of fuzzing")
+    parser.add_argument("--seconds", type=float, default=60, help="of fuzzing, CPU time")
     parser.add_argument("--kills", type=int, default=50, help="over all methods")
     options = parser.parse_args()
     torch.set_num_threads(1)

@@ -80,9 +80,10 @@ def encode_fields(numbers: np.ndarray, widths: Sequence[int]) -> bytes:
 
 
 def decode_fields(data: bytes, count: int, widths: Sequence[int]) -> np.ndarray:
-    """Inverse of `encode_fields`: uint32 [count]. ValueError for data that it cannot have made."""
-    numbers = np.zeros(count, np.uint32)
-    (_coder or fields).decode_fields(bytes(data), numbers, _widths(widths))
+    """Inverse of `encode_fields`: uint8 [count] up to 8 bits, else uint32. ValueError for data it cannot have made."""
+    widths = _widths(widths)
+    numbers = np.zeros(count, np.uint8 if sum(widths) <= 8 else np.uint32)
+    (_coder or fields).decode_fields(bytes(data), numbers, widths)
     return numbers
 
 

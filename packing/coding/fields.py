@@ -32,7 +32,7 @@ def decode_fields(data: bytes, numbers: np.ndarray, widths: list[int]) -> None:
     for width in widths:
         field = [0] * len(numbers)
         _code_field(decoder, field, width, False)
-        numbers[:] = numbers << np.uint32(width) | np.array(field, np.uint32)
+        numbers[:] = numbers.astype(np.uint32) << np.uint32(width) | np.array(field, np.uint32)
     decoder.finish()
 
 

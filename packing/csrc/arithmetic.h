@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <stdexcept>
 #include <string>
+#include <string_view>
 
 namespace sparsign {
 
@@ -47,7 +48,7 @@ class Interval {
 
     template <class Shift>
     void narrow(int bit, uint32_t cut, Shift shift) {
-        if (bit) {
+        if (bit) [[unlikely]] {  // a branch, which the processor guesses: later bits need not wait
             high = cut;
         } else {
             low = cut + 1;
@@ -73,14 +74,14 @@ class Encoder : Interval {
 };
 
 class Decoder : Interval {
-    const std::string& data;
+    std::string_view data;
     size_t passed = 0;
     uint32_t value = 0;
 
     void read(size_t position) { value = value << 8 | (position < data.size() ? uint8_t(data[position]) : 0); }
 
    public:
-    explicit Decoder(const std::string& data) : data(data) {
+    explicit Decoder(std::string_view data) : data(data) {
         for (size_t position = 0; position < 4; ++position) read(position);
     }
 
@@ -99,7 +100,7 @@ class Decoder : Interval {
 
     // Throws unless the data are exactly what an encoder makes of the bits that were decoded.
     void finish() const {
-        if (data.compare(passed, std::string::npos, last_bytes(low, high)) != 0)
+        if (data.substr(passed) != last_bytes(low, high))
             throw std::invalid_argument(std::to_string(data.size()) +
                                         " bytes of coded data do not end where their symbols end");
     }

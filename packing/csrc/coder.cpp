@@ -13,7 +13,8 @@ using namespace sparsign;
 
 using Codes = nb::ndarray<int16_t, nb::ndim<4>, nb::c_contig, nb::device::cpu>;
 using Mask = nb::ndarray<uint8_t, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
-using Numbers = nb::ndarray<uint32_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+template <class Number>
+using Numbers = nb::ndarray<Number, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 using Layers = std::vector<std::tuple<Codes, std::optional<Mask>, int>>;
 
 // Codes layers in place, each with its mask and kind.
@@ -31,6 +32,11 @@ static std::string to_string(const nb::bytes& data) { return {data.c_str(), data
 
 static nb::bytes to_bytes(const std::string& data) { return nb::bytes(data.data(), data.size()); }
 
+template <class Number>
+static void fill_fields(const nb::bytes& data, const Numbers<Number>& numbers, const std::vector<int>& widths) {
+    decode_fields(to_string(data), numbers.data(), numbers.size(), widths);
+}
+
 NB_MODULE(_coder, module) {
     module.def("encode_codes", [](const Layers& layers) {
         Encoder encoder;
@@ -43,10 +49,9 @@ NB_MODULE(_coder, module) {
         code_layers(decoder, layers);
         decoder.finish();
     });
-    module.def("encode_fields", [](const Numbers& numbers, const std::vector<int>& widths) {
+    module.def("encode_fields", [](const Numbers<uint32_t>& numbers, const std::vector<int>& widths) {
         return to_bytes(encode_fields(numbers.data(), numbers.size(), widths));
     });
-    module.def("decode_fields", [](const nb::bytes& data, const Numbers& numbers, const std::vector<int>& widths) {
-        decode_fields(to_string(data), numbers.data(), numbers.size(), widths);
-    });
+    module.def("decode_fields", fill_fields<uint8_t>);
+    module.def("decode_fields", fill_fields<uint32_t>);
 }
