@@ -61,9 +61,9 @@ class EC2T(Compressor):
     def parameters(self, model: nn.Module, stage: Stage) -> list[dict[str, Any]]:
         """Everything; the scales only once they act, the latent weights only until the assignment is fixed."""
         idle = set()
-        for layer, ternary in found(model, EntropyTernary):
-            scales = () if ternary.active else (ternary.positive, ternary.negative)
-            idle |= {id(p) for p in (*scales, *([latent(layer)] if ternary.fixed else []))}
+        for layer, ternary in found(model, EntropyTernary):  # by the stage: a resumed one asks before its state is back
+            idle |= {id(p) for p in (ternary.positive, ternary.negative) if stage.kind == "pretrain"}
+            idle |= {id(latent(layer))} if stage.kind == "finetune" else set()
         return [{"params": [p for p in model.parameters() if id(p) not in idle]}]
 
     def after_step(self, model: nn.Module, stage: Stage) -> None:

@@ -22,6 +22,10 @@ def _optimizer(compressor, model, stage) -> torch.optim.Optimizer:
     return torch.optim.Adam(compressor.parameters(model, stage), lr=1e-2)
 
 
+def _trained(compressor, model, stage) -> set[int]:
+    return {id(p) for group in compressor.parameters(model, stage) for p in group["params"]}
+
+
 def assert_resumes(make_compressor, make_model, images: Tensor, labels: Tensor) -> None:
     """Stops every stage of the method in the middle and compares the continued run with the one that never stopped."""
     torch.manual_seed(0)
@@ -39,7 +43,9 @@ def assert_resumes(make_compressor, make_model, images: Tensor, labels: Tensor) 
         torch.manual_seed(1)
         other, resumed = make_compressor(), make_model()
         other.prepare(resumed, images[:1])
+        asked = _trained(other, resumed, stage)  # as a resumed run asks: before the stage's state is back
         resumed.load_state_dict(stopped[0])
+        assert asked == _trained(other, resumed, stage), f"{stage.name}: what is trained depends on the state"
         resumed.train()
         optimizer = _optimizer(other, resumed, stage)
         optimizer.load_state_dict(stopped[1])

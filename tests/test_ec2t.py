@@ -6,6 +6,7 @@ import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from plain_loop import run_stage
+from resume import assert_resumes
 from torch import nn
 
 from sparsign.compressors.base import Stage
@@ -133,6 +134,11 @@ def test_the_assignment_lives_in_quantize_and_is_fixed_in_finetune():
     found = torch.cat([encode_layer(model[i])[0].flatten() for i in (3, 6)])
     assert rows[-1]["code_sparsity"] == pytest.approx((found == 0).float().mean().item())
     assert len(rows[-1]["code_entropy_by_layer"]) == 2
+
+
+def test_resumes_in_mid_stage():
+    torch.manual_seed(0)
+    assert_resumes(lambda: EC2T(lambda_=0.3), make_model, torch.randn(48, 1, 5, 5), torch.arange(48) % 3)
 
 
 def test_only_what_a_stage_moves_is_trained():
