@@ -15,7 +15,7 @@ from rich.console import Console
 
 from sparsign.compressors import registry
 from sparsign.configs import schema
-from sparsign.pipeline import build, origin, ranks
+from sparsign.pipeline import build, origin, plugins, ranks
 from sparsign.pipeline.cli import fails_in_one_line, resume_hint, run_cli
 from sparsign.pipeline.failures import goes_on
 from sparsign.pipeline.folder import RunFolder
@@ -51,6 +51,7 @@ def run(config: DictConfig, path: str | Path, sweep: Path | None = None) -> dict
     Args:
         sweep: the folder of the sweep that the job is of.
     """
+    plugins.register()  # again in a process that a launcher has started
     build.validate(config)
     if sweep is not None and ranks.size() > 1:
         raise ValueError(f"-m: a sweep runs in one process, not in {ranks.size()}; expected one job per torchrun")
@@ -88,10 +89,10 @@ def _run(
             stages, options = [plan.told for plan in trained.plan], build.plain(config)
             if ranks.is_main():
                 folder.claim(options, resume)
-                if warning := folder.record(stages, origin.code()):
+                if warning := folder.record(stages, origin.code_of(config)):
                     console.print(f"warning: {warning}", soft_wrap=True)
             group = sweep.name if sweep else None
-            tracker.open(folder.path, options | {"stages": stages, "code": origin.code()}, group)
+            tracker.open(folder.path, options | {"stages": stages, "code": origin.code_of(config)}, group)
             run_stages(trained, tracker, console)
             ranks.stop()
             if not ranks.is_main():

@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.table import Column, Table
 from rich.text import Text
 
+from sparsign.configs.members import names as names_of
 from sparsign.configs.options import STAGE_KINDS, allowed
 
 MOST_LISTED = 20
@@ -21,7 +22,7 @@ MOST_LISTED = 20
 
 def members(group: str) -> str:
     """`auto cpu ddp gpu` for `trainer`; long groups are only counted."""
-    names = sorted(path.stem for path in (Path(__file__).parent / group).glob("*.yaml"))
+    names = names_of(group)
     return " ".join(names) if len(names) <= MOST_LISTED else f"{len(names)} members: ls configs/{group}"
 
 

@@ -16,16 +16,16 @@ CLASSES = {
     "tiny_imagenet": "tiny_imagenet.TinyImageNet",
 }
 """{name: file of `datamodules/` and class in it}."""
+OUTSIDE: dict[str, str] = {}
+"""{name: the Python path of a class that a plugin brings}."""
 
 
 def path(name: str) -> str | None:
     """The Python path of a registered data set's class, or None."""
-    return f"sparsign.datamodules.{CLASSES[name]}" if name in CLASSES else None
+    return f"sparsign.datamodules.{CLASSES[name]}" if name in CLASSES else OUTSIDE.get(name)
 
 
 def dataset(name: str) -> type[Any] | None:
     """The class of a registered data set, or None."""
-    if name not in CLASSES:
-        return None
-    file, cls = CLASSES[name].split(".")
-    return getattr(importlib.import_module(f"sparsign.datamodules.{file}"), cls)
+    module, _, cls = (path(name) or "").rpartition(".")
+    return getattr(importlib.import_module(module), cls) if module else None

@@ -1,7 +1,7 @@
 """From the registry names in a packed file to objects: its data set, and the float network to time against.
 
-A packed file may come from a stranger: names are looked up in our registries and nowhere else, and sizes come from the
-validated graph.
+A packed file may come from a stranger: names are looked up in our registries, which hold what is ours and what plugins
+brought that the user has installed or named, and nowhere else. Sizes come from the validated graph.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def test_batches(packed: PackedModel, root: str | Path, download: bool = False, 
     options = part(packed.meta, "dataset")
     cls = datasets.dataset(options.get("name", ""))
     if cls is None:
-        known = ", ".join(datasets.CLASSES)
+        known = ", ".join([*datasets.CLASSES, *datasets.OUTSIDE])
         raise ValueError(f"the packed file's data set {options.get('name', '')!r:.80}: expected one of {known}")
     channels, size, _ = packed.input_shape
     data = cls(

@@ -23,13 +23,16 @@ FILES = {
     "vgg16": "vgg",
 }
 """{name: the file of `models/` that defines the function of that name}."""
+OUTSIDE: dict[str, str] = {}
+"""{name: the Python path of a builder that a plugin brings}."""
 
 
 def path(name: str) -> str | None:
     """The Python path of a registered network's builder, or None."""
-    return f"sparsign.models.{FILES[name]}.{name}" if name in FILES else None
+    return f"sparsign.models.{FILES[name]}.{name}" if name in FILES else OUTSIDE.get(name)
 
 
 def builder(name: str) -> Callable[..., nn.Module] | None:
     """The builder of a registered network, or None."""
-    return getattr(importlib.import_module(f"sparsign.models.{FILES[name]}"), name) if name in FILES else None
+    module, _, function = (path(name) or "").rpartition(".")
+    return getattr(importlib.import_module(module), function) if module else None

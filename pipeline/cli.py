@@ -17,6 +17,7 @@ from rich.console import Console
 
 from sparsign.configs.help import MOST_LISTED, print_help
 from sparsign.configs.options import near_match
+from sparsign.pipeline import plugins
 from sparsign.pipeline.folder import RunFolder
 
 WANTS_TRACEBACK = os.environ.get("HYDRA_FULL_ERROR") == "1"
@@ -29,6 +30,7 @@ T = TypeVar("T")
 def run_cli(main: Callable[[], object], name: str) -> None:
     """Runs the Hydra main of the config `name`. On failure prints `error: <one line>` and exits with 1; tracebacks
     with HYDRA_FULL_ERROR=1."""
+    fails_in_one_line(outside)()
     sys.argv[1:] = [spelled(argument) for argument in sys.argv[1:]]
     flags = {argument for argument in sys.argv[1:] if argument.startswith("-")}
     if flags and flags <= {"--help", "-h"}:
@@ -41,6 +43,12 @@ def run_cli(main: Callable[[], object], name: str) -> None:
     fails_in_one_line(main)()
     if FAILED:
         raise SystemExit(1)
+
+
+def outside() -> None:
+    """Takes the folders of plugins from the command line, and makes known what they and installed ones hold."""
+    sys.argv[1:] = plugins.from_arguments(sys.argv[1:])
+    plugins.register()
 
 
 def spelled(argument: str) -> str:

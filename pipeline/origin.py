@@ -7,8 +7,11 @@ import platform
 import subprocess
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
+
+from omegaconf import DictConfig
 
 ROOT = Path(__file__).parent.parent
 PACKAGES = ("sparsign", "torch", "pytorch-lightning", "hydra-core", "numpy")
@@ -25,12 +28,31 @@ def code() -> dict[str, Any]:
     return {"commit": commit, "dirty": dirty, "python": platform.python_version()} | {p: _version(p) for p in PACKAGES}
 
 
+def code_of(config: DictConfig) -> dict[str, Any]:
+    """`code()`, and for a network, data set or method of a plugin its package and the start of its sources' SHA-256."""
+    packages = {config[group]._target_.split(".")[0] for group in ("compressor", "model", "dataset")}
+    return code() | {f"plugin {name}": _plugin(name) for name in sorted(packages - {"sparsign"})}
+
+
+@cache
+def _plugin(name: str) -> str | None:
+    spec = find_spec(name)
+    places = spec.submodule_search_locations or [spec.origin] if spec else []
+    return _digest([Path(place) for place in places if place])[:12] or None
+
+
 @cache
 def sources() -> str:
     """SHA-256 of the package's Python files: tells changed code apart, and installed code, which has no commit."""
+    return _digest([package.parent for package in sorted(ROOT.glob("*/__init__.py"))])
+
+
+def _digest(places: list[Path]) -> str:
+    """Of Python files, and of all in folders: their names and contents."""
     digest = hashlib.sha256()
-    for path in sorted(p for package in ROOT.glob("*/__init__.py") for p in package.parent.rglob("*.py")):
-        digest.update(str(path.relative_to(ROOT)).encode() + path.read_bytes())
+    for place in places:
+        for path in sorted(place.rglob("*.py")) if place.is_dir() else [place]:
+            digest.update(str(path.relative_to(place.parent)).encode() + path.read_bytes())
     return digest.hexdigest()
 
 

@@ -113,7 +113,7 @@ def contents(run: Trained, plan: StagePlan) -> dict[str, Any]:
         "device": torch.cuda.get_device_name(device)
         if device.type == "cuda"
         else torch.backends.cpu.get_cpu_capability(),
-        "code": origin.code() | {"sources": origin.sources()},
+        "code": origin.code_of(run.config) | {"sources": origin.sources()},
     }
 
 
