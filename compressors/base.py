@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor, nn
 
 from sparsign.configs.options import check, near_match, option
@@ -175,5 +176,10 @@ class Compressor:
         """What is fixed at the end of a stage."""
 
     def metrics(self, model: nn.Module) -> dict[str, float | list[float]]:
-        """Logged every epoch: numbers are plotted as curves, lists (histograms, per-layer values) as heat maps."""
+        """Logged every epoch: numbers are plotted as curves, lists (per-layer values, `histogram`s) as heat maps."""
         return {}
+
+
+def histogram(name: str, values: Tensor, bins: int, low: float, high: float) -> dict[str, list[float]]:
+    """A metric `<name>`, which ends in _hist: counts of the values in equal bins; its range beside it."""
+    return {name: torch.histc(values, bins=bins, min=low, max=high).tolist(), f"{name}_range": [low, high]}

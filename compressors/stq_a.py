@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from sparsign.compressors.base import Stage
+from sparsign.compressors.base import Stage, histogram
 from sparsign.compressors.parts.binary import BinaryFilterPruning
 from sparsign.compressors.parts.quantizers import Binary, ScaledBinary
 from sparsign.compressors.parts.transforms import WeightTransform
@@ -78,7 +78,7 @@ class STQA(BinaryFilterPruning):
         return {
             "gamma_mean": pooled.mean().item(),
             "gamma_separation": separation(pooled.clamp_min(TINY).log10()),
-            "gamma_hist": torch.histc(pooled, bins=30, min=0.0, max=1.5).tolist(),
-            "gamma_log10_hist": torch.histc(pooled.clamp_min(TINY).log10(), bins=18, min=-8.0, max=1.0).tolist(),
+            **histogram("gamma_hist", pooled, 30, 0.0, 1.5),
+            **histogram("gamma_log10_hist", pooled.clamp_min(TINY).log10(), 18, -8.0, 1.0),
             "pfr": filter_metrics({n: m for n, m in self.layers(model).items() if n in self._norms})["pfr"],
         }

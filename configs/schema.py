@@ -114,10 +114,15 @@ class LoggerConfig:
     """Where metrics go besides metrics.jsonl."""
 
     _target_: str = MISSING
-    project: str = option("sparsign", "W&B project")
+    project: str = option("sparsign", "W&B project, MLflow experiment")
     entity: str | None = option(None, "W&B entity")
-    mode: str = option("auto", "auto = online with an API key, else offline", choices=("auto", "online", "offline"))
-    tags: list[str] = option([], "W&B tags")
+    mode: str = option(
+        "auto",
+        "W&B; auto = WANDB_MODE, else online with an API key",
+        choices=("auto", "online", "offline", "disabled"),
+    )
+    tags: list[str] = option([], "W&B and MLflow tags")
+    uri: str | None = option(None, "MLflow server; null = MLFLOW_TRACKING_URI, else mlflow.db here")
 
 
 @dataclass

@@ -1,11 +1,14 @@
-"""Where metrics go besides metrics.jsonl: a CSV file, or one Weights & Biases run per job."""
+"""Where metrics go besides metrics.jsonl: what a tracker is told, and the one that needs nothing, a CSV file.
+
+The others are a file each: `tracking_wandb`, `tracking_tensorboard`, `tracking_mlflow`.
+"""
 
 from __future__ import annotations
 
 import csv
+import importlib
 import io
-import os
-import uuid
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -13,7 +16,7 @@ from sparsign.packing.atomic import write_atomic
 
 
 class Tracker(Protocol):
-    """What the pipeline tells a tracker."""
+    """What the pipeline tells a tracker; of a resumed run all rows again from the first."""
 
     def open(self, folder: Path, config: dict[str, Any], group: str | None) -> None: ...
     def row(self, row: dict[str, Any]) -> None: ...
@@ -25,15 +28,50 @@ class NoTracker(Tracker):
     """Tells nobody: for all ranks but the first."""
 
 
-def numbers(tree: dict[str, Any], prefix: str = "") -> dict[str, float]:
-    """The numeric leaves of nested dicts, with dotted names."""
-    flat = {}
+def needed(package: str, extra: str) -> Any:
+    """The optional package. Raises ValueError that says how to install it."""
+    try:
+        return importlib.import_module(package)
+    except ImportError as error:
+        raise ValueError(f'logger={extra} needs {package} ({error}): pip install "sparsign[{extra}]"') from error
+
+
+def histograms(row: Mapping[str, Any]) -> Iterator[tuple[str, list[float], list[float]]]:
+    """(name, counts, edges) of the row's histograms: a list `x_hist` beside its `x_hist_range`, equal bins."""
+    for name, (low, high) in ((k.removesuffix("_range"), v) for k, v in row.items() if k.endswith("_hist_range")):
+        bins = len(row[name])
+        yield name, row[name], [low + (high - low) * k / bins for k in range(bins + 1)]
+
+
+def leaves(tree: Mapping[str, Any], prefix: str = "") -> dict[str, float | str]:
+    """The numbers and texts in nested mappings: `size/packed_bytes`."""
+    flat: dict[str, float | str] = {}
     for key, value in tree.items():
-        if isinstance(value, dict):
-            flat |= numbers(value, f"{prefix}{key}.")
-        elif isinstance(value, (int, float)):
+        if isinstance(value, Mapping):
+            flat |= leaves(value, f"{prefix}{key}/")
+        elif isinstance(value, (int, float, str)):
             flat[f"{prefix}{key}"] = value
     return flat
+
+
+def measured(report: Mapping[str, Any]) -> dict[str, float | str]:
+    """What a report says in single numbers and texts, its latency rows under `speed/<engine>/batch<b>_threads<t>/`.
+
+    `latency/` is the row of the smallest batch and fewest threads in which the packed network is quickest.
+    """
+    rows = {f"{r['engine']}/batch{r['batch']}_threads{r['threads']}": r for r in report["speed"]}
+    told = leaves({k: v for k, v in report.items() if isinstance(v, Mapping)} | {"speed": rows})
+    ours = [r for r in report["speed"] if not r["engine"].startswith("torch ")]
+    if ours:
+        told |= leaves({"latency": min(ours, key=lambda r: (r["batch"], r["threads"], r["milliseconds"]))})
+    return told
+
+
+def title(folder: Path, config: Mapping[str, Any], group: str | None) -> str:
+    """A run's name: method, network, data set, and how the job differs from others of its sweep, else its seed."""
+    dated = folder.name[:4].isdigit() and folder.name[4:5] == "-"
+    own = f"seed-{config['seed']}" if dated and not group else folder.name
+    return " ".join([*(config[part]["name"] for part in ("compressor", "model", "dataset")), own])
 
 
 class CsvTracker:
@@ -59,61 +97,3 @@ class CsvTracker:
 
     def close(self, failed: bool) -> None:
         pass
-
-
-class WandbTracker:
-    """One W&B run per job; its id is kept in the run folder, so that a resumed job goes on in the same run.
-
-    Args:
-        mode: online, offline, or auto = online when an API key is configured.
-    """
-
-    def __init__(self, project: str, entity: str | None, mode: str, tags: list[str]) -> None:
-        self.project, self.entity, self.mode, self.tags = project, entity, mode, list(tags)
-        self._run: Any = None
-        self._rows = 0
-
-    def open(self, folder: Path, config: dict[str, Any], group: str | None) -> None:
-        import wandb
-
-        mode = self.mode
-        if mode == "auto":
-            key = os.environ.get("WANDB_API_KEY") or getattr(wandb.api, "api_key", None)
-            mode = "online" if key else "offline"
-        id_file = folder / "wandb_id"
-        if not id_file.is_file():
-            write_atomic(id_file, uuid.uuid4().hex[:8])
-        self._run = wandb.init(
-            project=self.project,
-            entity=self.entity,
-            mode=mode,
-            tags=self.tags,
-            dir=folder,
-            id=id_file.read_text().strip(),
-            resume="allow" if mode == "online" else None,
-            name=folder.name,
-            group=group,
-            config=config,
-            settings=wandb.Settings(silent=True),
-        )
-
-    def row(self, row: dict[str, Any]) -> None:
-        import wandb
-
-        self._rows += 1
-        if self._rows <= self._run.starting_step:  # a resumed job tells all rows again, and its run has these
-            return
-        values = {k: wandb.Histogram(v) if isinstance(v, list) else v for k, v in row.items() if k != "stage"}
-        self._run.log({f"{row['stage']}/{k}": v for k, v in values.items()})
-
-    def summary(self, report: dict[str, Any], packed: Path) -> None:
-        import wandb
-
-        self._run.summary.update(numbers({k: v for k, v in report.items() if isinstance(v, dict)}))
-        artifact = wandb.Artifact(f"packed-{self._run.id}", type="model")
-        artifact.add_file(str(packed))
-        self._run.log_artifact(artifact)
-
-    def close(self, failed: bool) -> None:
-        if self._run is not None:
-            self._run.finish(exit_code=1 if failed else 0)

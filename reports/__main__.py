@@ -10,6 +10,7 @@ COMMANDS = {
     "record": "add a finished run to papers/ledger.jsonl",
     "compare": "write one page for any set of runs: a table and panels",
     "diff": "set two finished runs side by side",
+    "wandb": "save a view of a W&B project with the panels this field compares",
     "figures": "draw the plots of RESULTS.md and of every run of the ledger",
 }
 """Each is `reports/commands/<name>.py` with `arguments(parser)` and `run(options)`."""

@@ -48,10 +48,10 @@ def numbers(rows: Sequence[Row]) -> list[str]:
 
 
 def lists(rows: Sequence[Row]) -> list[str]:
-    """Metrics that are lists of numbers, in order of appearance."""
-    return list(
-        dict.fromkeys(k for row in rows for k, v in row.items() if isinstance(v, list) and v and all(map(_numeric, v)))
-    )
+    """Metrics that are lists of numbers, in order of appearance; a histogram's range belongs to it."""
+    found = dict.fromkeys(k for row in rows for k, v in row.items() if isinstance(v, list) and v)
+    sound = (k for k in found if all(_numeric(n) for row in rows if isinstance(row.get(k), list) for n in row[k]))
+    return [k for k in sound if not k.endswith("_hist_range")]
 
 
 def positions(rows: Sequence[Row]) -> list[int]:
@@ -100,7 +100,7 @@ def curve_panels(rows: Sequence[Row]) -> str | None:
 
 @styled
 def heat_maps(rows: Sequence[Row]) -> str | None:
-    """One picture per list: epochs of the run to the right, layers or bins upwards; None without any."""
+    """One picture per list: epochs to the right, layers or a histogram's values upwards; None without any."""
     names, places = lists(rows), positions(rows)
     if not names:
         return None
@@ -113,14 +113,26 @@ def heat_maps(rows: Sequence[Row]) -> str | None:
                 image[: len(row[name]), place] = row[name]
         # The root of a count shows a small second peak beside a large one.
         norm = PowerNorm(0.5) if name.endswith("_hist") else None
-        shown = ax.imshow(image, norm=norm, aspect="auto", origin="lower", cmap="Blues", interpolation="nearest")
+        low, high = next((row[f"{name}_range"] for row in rows if f"{name}_range" in row), (-0.5, length - 0.5))
+        place = {"extent": (-0.5, places[-1] + 0.5, low, high), "aspect": "auto", "origin": "lower"}
+        shown = ax.imshow(image, norm=norm, cmap="Blues", interpolation="nearest", **place)
         figure.colorbar(shown, ax=ax, pad=0.01, fraction=0.03).outline.set_visible(False)
         _mark_stages(ax, rows, places)
         ax.grid(visible=False)
-        ax.set_ylabel("bin" if name.endswith("_hist") else "layer")
+        ax.set_ylabel(_values_of(name, rows))
         ax.set_title(name)
     panels[-1].set_xlabel("epoch of the run")
     return svg(figure)
+
+
+def _values_of(name: str, rows: Sequence[Row]) -> str:
+    """What a heat map has upwards: `log10 gamma` for the histogram `gamma_log10_hist`."""
+    if not name.endswith("_hist"):
+        return "layer"
+    if not any(f"{name}_range" in row for row in rows):
+        return "bin"
+    what = name.removesuffix("_hist")
+    return f"log10 {what.removesuffix('_log10')}" if what.endswith("_log10") else what
 
 
 def _mark_stages(ax: Axes, rows: Sequence[Row], places: Sequence[int]) -> None:
