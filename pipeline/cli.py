@@ -20,7 +20,9 @@ from sparsign.configs.options import near_match
 from sparsign.pipeline import plugins
 from sparsign.pipeline.folder import RunFolder
 
-WANTS_TRACEBACK = os.environ.get("HYDRA_FULL_ERROR") == "1"
+HANDED_OVER = "SPARSIGN_ONE_LINE"
+"""Environment variable: HYDRA_FULL_ERROR was set by `run_cli`, here or in the process that launched this one."""
+WANTS_TRACEBACK = os.environ.get("HYDRA_FULL_ERROR") == "1" and HANDED_OVER not in os.environ
 FAILED: list[str] = []
 """Jobs of a sweep that failed."""
 P = ParamSpec("P")
@@ -39,7 +41,7 @@ def run_cli(main: Callable[[], object], name: str) -> None:
     if WANTS_TRACEBACK:
         main()
         return
-    os.environ["HYDRA_FULL_ERROR"] = "1"  # have Hydra hand exceptions over instead of printing its own version of them
+    os.environ["HYDRA_FULL_ERROR"] = os.environ[HANDED_OVER] = "1"  # have Hydra hand exceptions over instead of printing its own version of them
     fails_in_one_line(main)()
     if FAILED:
         raise SystemExit(1)
