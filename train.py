@@ -21,26 +21,38 @@ from sparsign.pipeline.failures import goes_on
 from sparsign.pipeline.folder import RunFolder
 from sparsign.pipeline.naming import near, no_empty_folders, register_resolvers
 from sparsign.pipeline.stages import prepare, run_stages
-from sparsign.pipeline.tracking import NoTracker
+from sparsign.pipeline.tracking import NoTracker, measured
 from sparsign.pipeline.trained import Trained
 
 
 @hydra.main(version_base="1.3", config_path="configs", config_name="train")
 @fails_in_one_line
-def main(config: DictConfig) -> float | None:
-    """Returns the last top-1 on held-out images, for sweepers to optimise; NaN for a sweep's job that failed."""
+def main(config: DictConfig) -> float | tuple[float, ...] | None:
+    """Returns what `objective=` names, for sweepers to optimise; None for a sweep's job that failed."""
     hydra_config = HydraConfig.get()
     folder = Path(hydra_config.runtime.output_dir)
     if hydra_config.mode == RunMode.MULTIRUN:
         sweep = Path(hydra_config.sweep.dir)
-        return goes_on(lambda: held_out(run(config, near(folder), sweep)), folder)
+        return goes_on(lambda: objective(config, run(config, near(folder), sweep)), folder)
     with no_empty_folders(folder):
-        return held_out(run(config, near(config.resume or folder)))
+        return objective(config, run(config, near(config.resume or folder)))
 
 
-def held_out(report: dict[str, Any] | None) -> float | None:
-    """None where nothing is held out, or on another rank than 0."""
-    return report["accuracy"]["val_top1"] if report else None
+def objective(config: DictConfig, report: dict[str, Any] | None) -> float | tuple[float, ...] | None:
+    """What a sweeper is told of a job: one value or several. None on another rank than 0.
+
+    Raises:
+        ValueError: something that the run does not have.
+    """
+    if report is None:
+        return None
+    found = measured(report)
+    known = {"val_top1": "accuracy/val_top1", "bytes": "size/packed_bytes", "milliseconds": "latency/milliseconds"}
+    values = tuple(found.get(known[name]) for name in config.objective)
+    if list(config.objective) != ["val_top1"] and None in values:
+        told = f"objective={config.objective[values.index(None)]}: this run has none"
+        raise ValueError(f"{told}; expected dataset.val_fraction and latency.seconds above 0")
+    return values if len(values) > 1 else values[0]
 
 
 def run(config: DictConfig, path: str | Path, sweep: Path | None = None) -> dict[str, Any] | None:

@@ -13,6 +13,7 @@ from sparsign.configs.options import option
 from sparsign.models.checks import FORMS
 
 PRECISIONS = ("fp32", "bf16", "fp16")
+OBJECTIVES = ("val_top1", "bytes", "milliseconds")
 DECAYS = ("constant", "cosine", "linear", "multistep", "cyclic")
 
 
@@ -150,6 +151,7 @@ class TrainConfig:
         "fp32", "what stays float in the file: weights, scales, BN are rounded to it", choices=PRECISIONS
     )
     baseline: str | None = option(None, "finished run whose float network this one is set beside in the report")
+    objective: list[str] = option(["val_top1"], "what a sweeper is told of a job, in this order", choices=OBJECTIVES)
     resume: str | None = option(None, "run folder to go on with")
     cache: str | None = option(
         None, "folder of pretrain stages that runs share; null: in a sweep, one in its own folder"

@@ -16,7 +16,7 @@ from torch import nn
 from sparsign.compressors.base import Compressor
 from sparsign.configs.members import targets
 from sparsign.configs.options import check
-from sparsign.configs.schema import PRECISIONS
+from sparsign.configs.schema import OBJECTIVES, PRECISIONS
 from sparsign.datamodules.base import ImageData
 from sparsign.models.checks import check_takes
 from sparsign.models.pretrained import load_pretrained
@@ -42,6 +42,9 @@ def validate(config: DictConfig) -> None:
         check(OmegaConf.to_object(config[name]), name)
     if config.leftovers not in PRECISIONS:
         raise ValueError(f"leftovers={config.leftovers}: expected a value in {' | '.join(PRECISIONS)}")
+    for name in config.objective:
+        if name not in OBJECTIVES:
+            raise ValueError(f"objective={name}: expected a value in {' | '.join(OBJECTIVES)}")
     if not 0 <= config.seed < 2**32:
         raise ValueError(f"seed={config.seed}: expected a value in [0, {2**32})")
     for mine, theirs in (("num_classes", "num_classes"), ("in_channels", "channels"), ("image_size", "image_size")):

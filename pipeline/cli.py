@@ -23,6 +23,8 @@ from sparsign.pipeline.folder import RunFolder
 HANDED_OVER = "SPARSIGN_ONE_LINE"
 """Environment variable: HYDRA_FULL_ERROR was set by `run_cli`, here or in the process that launched this one."""
 WANTS_TRACEBACK = os.environ.get("HYDRA_FULL_ERROR") == "1" and HANDED_OVER not in os.environ
+EXTRAS = ("joblib", "optuna", "submitit")
+"""Launchers and sweepers that are extras of ours; `submitit_local` is of the last."""
 FAILED: list[str] = []
 """Jobs of a sweep that failed."""
 P = ParamSpec("P")
@@ -41,7 +43,8 @@ def run_cli(main: Callable[[], object], name: str) -> None:
     if WANTS_TRACEBACK:
         main()
         return
-    os.environ["HYDRA_FULL_ERROR"] = os.environ[HANDED_OVER] = "1"  # have Hydra hand exceptions over instead of printing its own version of them
+    # Have Hydra hand exceptions over instead of printing its own version of them.
+    os.environ["HYDRA_FULL_ERROR"] = os.environ[HANDED_OVER] = "1"
     fails_in_one_line(main)()
     if FAILED:
         raise SystemExit(1)
@@ -124,6 +127,8 @@ def _group_error(lines: list[str]) -> str:
         options = list(takewhile(lambda line: not line.startswith("Config search path"), lines[first:]))
         many = f"{len(options)} members, listed by: ls configs/{group}"
         known = ", ".join(options) if len(options) <= MOST_LISTED else many
+        if group.startswith("hydra/") and (extra := name.split("_")[0]) in EXTRAS:
+            return f'{group}={name} needs a package: pip install "sparsign[{extra}]"'
         return f"{group}={name}: no such member of group {group}{near_match(name, options)}; available: {known}"
     return " ".join(lines)
 

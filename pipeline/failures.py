@@ -7,7 +7,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
@@ -17,10 +17,14 @@ from sparsign.pipeline import cli
 from sparsign.pipeline.lock import InUseError
 
 FAILURE = "failure.json"
+T = TypeVar("T")
 
 
-def goes_on(job: Callable[[], float | None], folder: Path) -> float | None:
-    """The job's result; NaN, and failure.json in its folder, where it fails: {"reason": one line, "date": ...}."""
+def goes_on(job: Callable[[], T], folder: Path) -> T | None:
+    """The job's result; None, and failure.json in its folder, where it fails: {"reason": one line, "date": ...}.
+
+    None is what Optuna takes for a failed trial; NaN would end the search.
+    """
     (folder / FAILURE).unlink(missing_ok=True)
     try:
         return job()
@@ -34,7 +38,7 @@ def goes_on(job: Callable[[], float | None], folder: Path) -> float | None:
         else:
             told = {"reason": line, "date": time.strftime("%Y-%m-%d %H:%M:%S %z")}
             write_atomic(folder / FAILURE, json.dumps(told) + "\n")
-        return float("nan")
+        return None
 
 
 def failures(sweep: Path) -> dict[str, str]:

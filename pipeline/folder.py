@@ -18,9 +18,9 @@ from sparsign.packing.atomic import write_atomic
 from sparsign.pipeline import origin
 from sparsign.pipeline.lock import exclusive
 
-VOLATILE = {"resume", "baseline", "sweep", "cache", "logger", "latency", "trainer.progress", "trainer.threads",
-            "trainer.kernels", "dataset.root", "dataset.download", "dataset.workers",
-            "dataset.prefetch_factor"}  # fmt: skip
+VOLATILE = {"resume", "baseline", "sweep", "search", "objective", "cache", "logger", "latency",
+            "trainer.progress", "trainer.threads", "trainer.kernels",
+            "dataset.root", "dataset.download", "dataset.workers", "dataset.prefetch_factor"}  # fmt: skip
 """Options that may differ between a run and its resumption: they change where and how it runs, not what it computes."""
 
 

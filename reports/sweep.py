@@ -194,7 +194,7 @@ def _finished(picture: str, found: Sequence[dict[str, Any]]) -> str:
 
 
 def _table(folder: Path, found: Sequence[dict[str, Any]]) -> Table:
-    style = {"box": box.SIMPLE_HEAD, "padding": (0, 1, 0, 0), "pad_edge": False}  # a name of its own width in 80 columns
+    style = {"box": box.SIMPLE_HEAD, "padding": (0, 1, 0, 0), "pad_edge": False}  # leaves the names their place
     result = Table(title=f"Sweep {folder}", title_justify="left", **style)
     for k, name in enumerate(HEAD):
         result.add_column(name, justify="right" if 1 <= k <= 6 else "left", no_wrap=k > 0, overflow="fold")

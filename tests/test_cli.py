@@ -5,10 +5,11 @@ from pathlib import Path
 import pytest
 from hydra.errors import InstantiationException
 
-from sparsign import evaluate
+from sparsign import evaluate, train
 from sparsign.pipeline import build, cli
 from sparsign.pipeline.cli import one_line
 from sparsign.pipeline.pack import check_layer_patterns
+from tests.test_report_pages import a_report
 
 TYPED = {
     "compressor.prf=0.2": "compressor.prf: no such option (did you mean pfr?)",
@@ -52,6 +53,8 @@ TYPED = {
     "schedule.prune.milestones=[2]": "schedule.prune.milestones=2.0: expected a value in (0, 1)",
     "schedule.prune.warmup=-1": "schedule.prune.warmup=-1.0: expected a value in [0, inf)",
     "schedule.prune.clip=0": "schedule.prune.clip=0.0: expected a value in (0, inf)",
+    "objective=[top1]": "objective=top1: expected a value in val_top1 | bytes | milliseconds",
+    "hydra/launcher=joblib_": 'hydra/launcher=joblib_ needs a package: pip install "sparsign[joblib]"',
     "trainer.accelerator=tpu": "trainer.accelerator=tpu: expected a value in auto | cpu | gpu",
 }
 
@@ -64,6 +67,17 @@ def test_what_was_typed_wrong_is_named_in_one_line(override, configuration):
     assert TYPED[override] in line
     assert "\n" not in line and not line.startswith((":", " ")) and "Traceback" not in line
     assert "HYDRA_FULL_ERROR" not in line and "Exception" not in line
+
+
+def test_a_sweeper_is_told_what_objective_names_in_its_order(configuration):
+    report = a_report(0.9, 1234, val_top1=0.8)
+    for asked, told in {"[val_top1]": 0.8, "[bytes]": 1234, "[bytes,val_top1]": (1234, 0.8)}.items():
+        assert train.objective(configuration(f"objective={asked}"), report) == told
+    report |= {"speed": [], "accuracy": report["accuracy"] | {"val_top1": None}}
+    assert train.objective(configuration(), report) is None  # a run alone needs none
+    for asked in ("milliseconds", "bytes,val_top1"):
+        with pytest.raises(ValueError, match=rf"^objective={asked.split(',')[-1]}: this run has none; expected "):
+            train.objective(configuration(f"objective=[{asked}]"), report)
 
 
 def test_mappings_of_a_method_need_no_plus():
