@@ -228,7 +228,7 @@ FLOORS = {
     "packing": {"packing", "models"},
     "kernels": {"kernels", "packing"},
     "export": {"export", "kernels", "packing"},
-    "pipeline": {"pipeline"} | PACKING,
+    "pipeline": {"pipeline", "kernels"} | PACKING,
     "evaluation": UPPER - {"reports"},
     "reports": UPPER,
     "train.py": UPPER,
