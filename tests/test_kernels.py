@@ -79,17 +79,19 @@ def test_sums_over_signs_are_torchs_to_the_last_integer(isa, sizes):
 
 @pytest.mark.parametrize("isa", ISAS)
 @settings(max_examples=40, deadline=None)
-@given(SIZES, st.sampled_from(["dense", "grouped", "depthwise"]))
+@given(SIZES, st.sampled_from(["dense", "sparse", "grouped", "depthwise"]))
 def test_float_convs_are_torchs_up_to_rounding(isa, sizes, kind):
     inputs, outputs, kh, kw, h, w, sh, sw, ph, pw, dilation, _, seed = sizes
-    groups = {"dense": 1, "grouped": 3, "depthwise": inputs}[kind]
-    inputs, outputs = {"dense": (inputs, outputs), "grouped": (3 * (inputs // 3 + 1), 3 * (outputs // 3 + 1))}.get(
-        kind, (inputs, inputs)
+    groups = {"dense": 1, "sparse": 1, "grouped": 3, "depthwise": inputs}[kind]
+    inputs, outputs = {"grouped": (3 * (inputs // 3 + 1), 3 * (outputs // 3 + 1))}.get(
+        kind, (inputs, inputs if kind == "depthwise" else outputs)
     )
     h, w = max(h, (kh - 1) * dilation + 1 - 2 * ph), max(w, (kw - 1) * dilation + 1 - 2 * pw)
     rng = np.random.default_rng(seed)
     images = rng.normal(size=(2, inputs, h, w)).astype(np.float32)
     weight = rng.normal(size=(outputs, inputs // groups, kh, kw)).astype(np.float32)
+    if kind == "sparse":
+        weight *= rng.random(weight.shape) < 0.1
     geometry = {"stride": (sh, sw), "padding": (ph, pw), "dilation": (dilation, dilation), "groups": groups}
     exact = F.conv2d(torch.from_numpy(images).double(), torch.from_numpy(weight).double(), **geometry)
     found = run(conv_network(isa, images, weight, exact.shape, False, **geometry), images)

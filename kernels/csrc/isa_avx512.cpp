@@ -9,6 +9,10 @@ namespace {
 
 inline float multiply_add(float a, float b, float c) { return __builtin_fmaf(a, b, c); }
 
+using Eight = __m256;
+inline Eight load8(const float* x) { return _mm256_loadu_ps(x); }
+inline Eight multiply_add8(Eight a, float b, Eight c) { return _mm256_fmadd_ps(a, _mm256_set1_ps(b), c); }
+
 inline uint32_t sign_bits16(const float* x) {
   return uint32_t(_mm512_cmp_ps_mask(_mm512_loadu_ps(x), _mm512_setzero_ps(), _CMP_GE_OQ));
 }

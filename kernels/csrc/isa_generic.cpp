@@ -12,6 +12,20 @@ inline float multiply_add(float a, float b, float c) {
 #endif
 }
 
+struct Eight {
+  float v[8];
+  float operator[](int i) const { return v[i]; }
+};
+inline Eight load8(const float* x) {
+  Eight eight;
+  for (int i = 0; i < 8; ++i) eight.v[i] = x[i];
+  return eight;
+}
+inline Eight multiply_add8(const Eight& a, float b, Eight c) {
+  for (int i = 0; i < 8; ++i) c.v[i] = multiply_add(a.v[i], b, c.v[i]);
+  return c;
+}
+
 inline uint32_t sign_bits16(const float* x) {
   uint32_t bits = 0;
   for (int i = 0; i < 16; ++i) bits |= uint32_t(x[i] >= 0) << i;

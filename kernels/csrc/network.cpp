@@ -9,6 +9,7 @@ namespace sparsign {
 
 namespace {
 
+constexpr double SPARSE_BELOW = 0.5;  // share of weights other than 0 below which the zeros are skipped
 constexpr int TOGETHER = 4;  // images that go through a step together, so that weights are read once
 
 bool cpu_has(const std::string& isa) {
@@ -191,12 +192,47 @@ void Network::conv_bits(int in, const ConvSpec& spec, const int8_t* codes, std::
   add(step, {in}, c.oh, c.ow, c.oc, chain, true);
 }
 
+// The weights other than 0 of every filter, and the scratch that they read.
+void Network::keep_nonzeros(Conv& c, const float* weight, size_t nonzeros) {
+  const size_t size = size_t(rows_of(c)) * columns_of(c), plane = size * c.sh * c.sw;
+  const size_t scratch = sizeof(float) * (plane * c.c + RUN);
+  need(scratch <= MOST_BYTES && plane * c.c <= size_t(INT32_MAX), "an input is too large");
+  std::vector<int32_t> starts;
+  std::vector<Nonzero> found;
+  found.reserve(nonzeros);
+  for (int o = 0; o < c.oc; ++o) {
+    starts.push_back(int32_t(found.size()));
+    for (int k = 0; k < c.c; ++k)
+      for (int ky = 0; ky < c.kh; ++ky)
+        for (int kx = 0; kx < c.kw; ++kx) {
+          const float value = *weight++;
+          const int y = ky * c.dh, x = kx * c.dw;
+          const size_t at = plane * k + (size_t(y % c.sh) * c.sw + x % c.sw) * size + size_t(y / c.sh) * columns_of(c) + x / c.sw;
+          if (value != 0) found.push_back({int32_t(at), value});
+        }
+  }
+  starts.push_back(int32_t(found.size()));
+  c.starts = keep(starts, 0);
+  c.weights = keep(found, 0);
+  weight_bytes_ += sizeof(Nonzero) * found.size();
+  scratch_bytes_ = std::max(scratch_bytes_, scratch);
+}
+
 void Network::conv_float(int in, const ConvSpec& spec, const float* weight, std::array<int64_t, 4> shape,
                          const ChainSpec& chain) {
   Step step{};
   Conv& c = step.conv = convolution(in, false, spec, shape);
   const bool depthwise = c.groups > 1 && c.groups == c.c && c.groups == c.oc;
   step.kind = depthwise ? Step::DEPTHWISE : Step::CONV_FLOAT;
+  const size_t size = size_t(c.oc) * shape[1] * c.kh * c.kw;
+  const size_t nonzeros = size - size_t(std::count(weight, weight + size, 0.0f));
+  if (c.groups == 1 && double(nonzeros) * c.oh * columns_of(c) < SPARSE_BELOW * double(size) * c.oh * c.ow &&
+      c.oh * columns_of(c) >= 8) {
+    step.kind = Step::SPARSE;
+    keep_nonzeros(c, weight, nonzeros);
+    add(step, {in}, c.oh, c.ow, c.oc, chain, true);
+    return;
+  }
   const size_t bytes = isa_->float_bytes(c);
   need(bytes <= MOST_BYTES, "a packed weight is too large");
   constants_.emplace_back(bytes);

@@ -83,6 +83,7 @@ class Network {
   const Value& known(int value, bool bits) const;
   Conv convolution(int in, bool bits, const ConvSpec& spec, std::array<int64_t, 4> shape);
   void add(Step step, std::vector<int> reads, int oh, int ow, int oc, const ChainSpec& chain, bool whole_blocks);
+  void keep_nonzeros(Conv& c, const float* weight, size_t nonzeros);
   void plan();
   void run_images(const float* images, int64_t n, float* logits, uint8_t* memory) const;
   template <class T>

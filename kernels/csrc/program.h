@@ -53,6 +53,7 @@ struct Conv {
   int hp, wp;             // size of the input with its border: h + 2 ph, w + 2 pw
   const int32_t* origin;  // [oh * ow]: pixel of the bordered input under the kernel's first tap
   const void* weights;    // packed by the instruction set
+  const int32_t* starts;  // SPARSE only: [oc + 1], where each filter's `Nonzero`s begin; `weights` are those
   // Signs only. Bits are 1 for +1. Binary weights are one plane of bits; a ternary weight is the mean of two binary ones,
   // two planes: 0 is +1 in the first, -1 in the second.
   // Sum over +-1 = base[kind[pixel]][channel] - multiplier * mismatches.
@@ -60,6 +61,17 @@ struct Conv {
   const uint16_t* kind;  // [oh * ow]: which taps of the kernel lie in the image
   const int32_t* base;   // [kinds][channels rounded up to BLOCK]
 };
+
+// A weight other than 0 of a sparse convolution, and where it reads: its input's place less the output's. The bordered
+// input lies by channel, and within it by the remainders of row and column by the strides, so that the pixels that a
+// weight meets are neighbours: [c][sh][sw][rows_of][columns_of].
+constexpr int RUN = 64;  // outputs of a filter that are summed together
+struct Nonzero {
+  int32_t at;
+  float value;
+};
+static inline int rows_of(const Conv& c) { return (c.hp + c.sh - 1) / c.sh; }
+static inline int columns_of(const Conv& c) { return (c.wp + c.sw - 1) / c.sw; }
 
 struct Pool {
   enum Kind { MAX, AVERAGE } kind;

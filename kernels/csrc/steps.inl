@@ -1,5 +1,5 @@
 // The steps of a program, compiled once per instruction set. The including file has defined, in the same unnamed
-// namespace: `sign_bits16`, `signs16`, the `Bits` kernel of convolutions over signs and the `Floats` kernel of those over floats.
+// namespace: `sign_bits16`, `signs16`, `Eight` floats, the `Bits` kernel of convolutions over signs and the `Floats` kernel of those over floats.
 //
 // Every step makes tiles, in the first-level cache, and hands them to `finish`.
 
@@ -244,6 +244,80 @@ void conv_float(const Step& step, const Frame& f) {
   }
 }
 
+// A few zeros are multiplied like other numbers; where most weights are zeros they are left out: a weight meets up to 64
+// neighbouring outputs of its filter, which stay in registers.
+template <int V>
+inline void sum_sparse(const float* in, const Nonzero* w, const Nonzero* end, float* out) {
+  Eight sums[V] = {};
+  for (; w != end; ++w) {
+    const float* x = in + w->at;
+    for (int v = 0; v < V; ++v) sums[v] = multiply_add8(load8(x + 8 * v), w->value, sums[v]);
+  }
+  for (int v = 0; v < V; ++v)
+    for (int i = 0; i < 8; ++i) out[8 * v + i] = sums[v][i];
+}
+
+inline void by_channel(const Conv& c, const float* in, int ld, float* out) {
+  const int rows = rows_of(c), columns = columns_of(c);
+  const size_t size = size_t(rows) * columns, plane = size * c.sh * c.sw;
+  for (size_t i = 0; i < plane * c.c + RUN; ++i) out[i] = 0;
+  for (int y = 0; y < c.h; ++y) {
+    const int row = y + c.ph;
+    float* to = out + size_t(row % c.sh) * c.sw * size + size_t(row / c.sh) * columns;
+    const float* from = in + size_t(y) * c.w * ld;
+    for (int k = 0; k < c.c; ++k)
+      for (int phase = 0; phase < c.sw; ++phase) {
+        int x = ((phase - c.pw) % c.sw + c.sw) % c.sw;
+        float* place = to + plane * k + phase * size + (x + c.pw) / c.sw;
+        for (; x < c.w; x += c.sw) *place++ = from[size_t(x) * ld + k];
+      }
+  }
+}
+
+void conv_sparse(const Step& step, const Frame& f) {
+  const Conv& c = step.conv;
+  const int columns = columns_of(c), places = (c.oh - 1) * columns + c.ow;  // some between the rows are no outputs
+  float* planes = reinterpret_cast<float*>(f.scratch);
+  const Nonzero* weights = static_cast<const Nonzero*>(c.weights);
+  alignas(64) float sums[BLOCK][RUN];
+  Tile tile;
+  for (int image = 0; image < f.images; ++image) {
+    by_channel(c, f.at<float>(c.in, image), f.values[c.in].ld, planes);
+    for (int block = 0; block < c.oc; block += BLOCK) {
+      const int channels = least(BLOCK, c.oc - block);
+      for (int from = 0; from < places; from += RUN) {
+        const int count = least(RUN, places - from), eights = (count + 7) / 8;
+        for (int j = 0; j < channels; ++j) {
+          const Nonzero *w = weights + c.starts[block + j], *end = weights + c.starts[block + j + 1];
+          const float* in = planes + from;
+          switch (eights) {
+            case 1: sum_sparse<1>(in, w, end, sums[j]); break;
+            case 2: sum_sparse<2>(in, w, end, sums[j]); break;
+            case 3: sum_sparse<3>(in, w, end, sums[j]); break;
+            case 4: sum_sparse<4>(in, w, end, sums[j]); break;
+            case 5: sum_sparse<5>(in, w, end, sums[j]); break;
+            case 6: sum_sparse<6>(in, w, end, sums[j]); break;
+            case 7: sum_sparse<7>(in, w, end, sums[j]); break;
+            default: sum_sparse<8>(in, w, end, sums[j]);
+          }
+        }
+        for (int at = from; at < from + count;) {  // neighbouring outputs of one row
+          const int y = at / columns, x = at % columns;
+          if (x >= c.ow) {
+            at += columns - x;
+            continue;
+          }
+          const int pixels = least(least(MAX_TILE, c.ow - x), from + count - at);
+          for (int j = 0; j < channels; ++j)
+            for (int p = 0; p < pixels; ++p) tile.v[p][j] = sums[j][at - from + p];
+          finish(step.chain, f, image, tile, y * c.ow + x, pixels, block, channels);
+          at += pixels;
+        }
+      }
+    }
+  }
+}
+
 // One filter per channel; weights [kh * kw][channels rounded up to BLOCK].
 void depthwise(const Step& step, const Frame& f) {
   const Conv& c = step.conv;
@@ -367,7 +441,7 @@ void run(const Step& step, const Frame& f) {
     case Step::POOL: return pool(step, f);
     case Step::GATHER: return gather(step, f);
     case Step::FLATTEN: return flatten(step, f);
-    case Step::SPARSE: return;
+    case Step::SPARSE: return conv_sparse(step, f);
   }
 }
 
