@@ -9,7 +9,7 @@ namespace sparsign {
 
 namespace {
 
-constexpr double SPARSE_BELOW = 0.5;  // share of weights other than 0 below which the zeros are skipped
+constexpr double SPARSE_BELOW = 0.4;  // share of weights other than 0 below which the zeros are skipped
 constexpr int TOGETHER = 4;  // images that go through a step together, so that weights are read once
 
 bool cpu_has(const std::string& isa) {
