@@ -200,18 +200,20 @@ void Network::keep_nonzeros(Conv& c, const float* weight, size_t nonzeros) {
   std::vector<int32_t> starts;
   std::vector<Nonzero> found;
   found.reserve(nonzeros);
-  for (int o = 0; o < c.oc; ++o) {
-    starts.push_back(int32_t(found.size()));
-    for (int k = 0; k < c.c; ++k)
-      for (int ky = 0; ky < c.kh; ++ky)
-        for (int kx = 0; kx < c.kw; ++kx) {
-          const float value = *weight++;
-          const int y = ky * c.dh, x = kx * c.dw;
+  const int together = channel_block(c), taps = c.kh * c.kw;
+  for (int first = 0; first < c.c; first += together) {
+    for (int o = 0; o < c.oc; ++o) {
+      starts.push_back(int32_t(found.size()));
+      for (int k = first; k < std::min(c.c, first + together); ++k)
+        for (int t = 0; t < taps; ++t) {
+          const float value = weight[(size_t(o) * c.c + k) * taps + t];
+          const int y = t / c.kw * c.dh, x = t % c.kw * c.dw;
           const size_t at = plane * k + (size_t(y % c.sh) * c.sw + x % c.sw) * size + size_t(y / c.sh) * columns_of(c) + x / c.sw;
           if (value != 0) found.push_back({int32_t(at), value});
         }
+    }
+    starts.push_back(int32_t(found.size()));
   }
-  starts.push_back(int32_t(found.size()));
   c.starts = keep(starts, 0);
   c.weights = keep(found, 0);
   weight_bytes_ += sizeof(Nonzero) * found.size();

@@ -53,7 +53,8 @@ struct Conv {
   int hp, wp;             // size of the input with its border: h + 2 ph, w + 2 pw
   const int32_t* origin;  // [oh * ow]: pixel of the bordered input under the kernel's first tap
   const void* weights;    // packed by the instruction set
-  const int32_t* starts;  // SPARSE only: [oc + 1], where each filter's `Nonzero`s begin; `weights` are those
+  // SPARSE only: where each filter's `Nonzero`s of some input channels begin, [channel blocks][oc + 1]; in `weights`.
+  const int32_t* starts;
   // Signs only. Bits are 1 for +1. Binary weights are one plane of bits; a ternary weight is the mean of two binary ones,
   // two planes: 0 is +1 in the first, -1 in the second.
   // Sum over +-1 = base[kind[pixel]][channel] - multiplier * mismatches.
@@ -65,11 +66,19 @@ struct Conv {
 // A weight other than 0 of a sparse convolution, and where it reads: its input's place less the output's. The bordered
 // input lies by channel, and within it by the remainders of row and column by the strides, so that the pixels that a
 // weight meets are neighbours: [c][sh][sw][rows_of][columns_of].
-constexpr int RUN = 64;  // outputs of a filter that are summed together
+constexpr int RUN = 64;            // outputs of a filter that are summed together
+constexpr int NEAR_FLOATS = 4096;  // half of a first-level cache of 32 KB
 struct Nonzero {
   int32_t at;
   float value;
 };
+// Input channels whose planes, as far as a run of outputs reads them, stay in the first-level cache together.
+static inline int channel_block(const Conv& c) {
+  const int columns = (c.wp + c.sw - 1) / c.sw, rows = (c.hp + c.sh - 1) / c.sh;
+  const int span = RUN + (c.kh - 1) * c.dh / c.sh * columns, plane = rows * columns;
+  const int floats = (span < plane ? span : plane) * (c.sh < c.kh ? c.sh : c.kh) * (c.sw < c.kw ? c.sw : c.kw);
+  return floats < NEAR_FLOATS ? NEAR_FLOATS / floats : 1;
+}
 static inline int rows_of(const Conv& c) { return (c.hp + c.sh - 1) / c.sh; }
 static inline int columns_of(const Conv& c) { return (c.wp + c.sw - 1) / c.sw; }
 

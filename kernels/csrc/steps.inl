@@ -248,13 +248,27 @@ void conv_float(const Step& step, const Frame& f) {
 // neighbouring outputs of its filter, which stay in registers.
 template <int V>
 inline void sum_sparse(const float* in, const Nonzero* w, const Nonzero* end, float* out) {
-  Eight sums[V] = {};
+  Eight sums[V];
+  for (int v = 0; v < V; ++v) sums[v] = load8(out + 8 * v);
   for (; w != end; ++w) {
     const float* x = in + w->at;
     for (int v = 0; v < V; ++v) sums[v] = multiply_add8(load8(x + 8 * v), w->value, sums[v]);
   }
   for (int v = 0; v < V; ++v)
     for (int i = 0; i < 8; ++i) out[8 * v + i] = sums[v][i];
+}
+
+inline void sum_run(int eights, const float* in, const Nonzero* w, const Nonzero* end, float* out) {
+  switch (eights) {
+    case 1: return sum_sparse<1>(in, w, end, out);
+    case 2: return sum_sparse<2>(in, w, end, out);
+    case 3: return sum_sparse<3>(in, w, end, out);
+    case 4: return sum_sparse<4>(in, w, end, out);
+    case 5: return sum_sparse<5>(in, w, end, out);
+    case 6: return sum_sparse<6>(in, w, end, out);
+    case 7: return sum_sparse<7>(in, w, end, out);
+    default: return sum_sparse<8>(in, w, end, out);
+  }
 }
 
 inline void by_channel(const Conv& c, const float* in, int ld, float* out) {
@@ -287,20 +301,11 @@ void conv_sparse(const Step& step, const Frame& f) {
       const int channels = least(BLOCK, c.oc - block);
       for (int from = 0; from < places; from += RUN) {
         const int count = least(RUN, places - from), eights = (count + 7) / 8;
-        for (int j = 0; j < channels; ++j) {
-          const Nonzero *w = weights + c.starts[block + j], *end = weights + c.starts[block + j + 1];
-          const float* in = planes + from;
-          switch (eights) {
-            case 1: sum_sparse<1>(in, w, end, sums[j]); break;
-            case 2: sum_sparse<2>(in, w, end, sums[j]); break;
-            case 3: sum_sparse<3>(in, w, end, sums[j]); break;
-            case 4: sum_sparse<4>(in, w, end, sums[j]); break;
-            case 5: sum_sparse<5>(in, w, end, sums[j]); break;
-            case 6: sum_sparse<6>(in, w, end, sums[j]); break;
-            case 7: sum_sparse<7>(in, w, end, sums[j]); break;
-            default: sum_sparse<8>(in, w, end, sums[j]);
-          }
-        }
+        for (int j = 0; j < channels; ++j)
+          for (int i = 0; i < RUN; ++i) sums[j][i] = 0;
+        const int32_t* starts = c.starts + block;
+        for (int k = 0; k < c.c; k += channel_block(c), starts += c.oc + 1)
+          for (int j = 0; j < channels; ++j) sum_run(eights, planes + from, weights + starts[j], weights + starts[j + 1], sums[j]);
         for (int at = from; at < from + count;) {  // neighbouring outputs of one row
           const int y = at / columns, x = at % columns;
           if (x >= c.ow) {
