@@ -224,7 +224,36 @@ struct Floats {
 
 #include "steps.inl"
 
-const Isa isa = {"avx2", Bits::bytes, Bits::scratch, Bits::pack, float_bytes, float_scratch, pack_float, run, read_signs, convolve};
+// A look-up and an addition are 32 filters x 4 channels.
+double peak(bool bits, int64_t rounds) {
+  constexpr int N = 12;
+  if (bits) {
+    __m256i sums[N] = {}, table = _mm256_set1_epi8(1), weights = _mm256_set1_epi8(int(rounds & 3));
+    for (int64_t i = 0; i < rounds; ++i) {
+      asm volatile("" : "+x"(table), "+x"(weights));
+#pragma GCC unroll 16
+      for (int k = 0; k < N; ++k) {
+        __m256i found = _mm256_shuffle_epi8(table, weights);
+        asm volatile("" : "+x"(found));  // one look-up for every sum
+        sums[k] = _mm256_add_epi8(sums[k], found);
+      }
+    }
+    for (__m256i& sum : sums) asm volatile("" ::"x"(sum));
+    return double(rounds) * N * 128;
+  }
+  __m256 sums[N] = {}, a = _mm256_set1_ps(0.5f), b = _mm256_set1_ps(0.25f);
+  for (int64_t i = 0; i < rounds; ++i) {
+#pragma GCC unroll 16
+    for (int k = 0; k < N; ++k) {
+      sums[k] = _mm256_fmadd_ps(a, b, sums[k]);
+      asm volatile("" : "+x"(sums[k]));
+    }
+  }
+  return double(rounds) * N * 8;
+}
+
+const Isa isa = {"avx2", Bits::bytes, Bits::scratch, Bits::pack, float_bytes, float_scratch, pack_float, run, read_signs,
+                 convolve, peak};
 
 }  // namespace
 

@@ -152,7 +152,34 @@ struct Floats {
 
 #include "steps.inl"
 
-const Isa isa = {"avx512", Bits::bytes, Bits::scratch, Bits::pack, float_bytes, float_scratch, pack_float, run, read_signs, convolve};
+double peak(bool bits, int64_t rounds) {
+  constexpr int N = 10;
+  if (bits) {
+    __m512i sums[N] = {}, word = _mm512_set1_epi64(rounds), weights = _mm512_set1_epi64(3);
+    for (int64_t i = 0; i < rounds; ++i) {
+#pragma GCC unroll 16
+      for (int k = 0; k < N; ++k) {
+        __m512i other = _mm512_xor_si512(word, weights);
+        asm volatile("" : "+v"(other));
+        sums[k] = _mm512_add_epi64(sums[k], _mm512_popcnt_epi64(other));
+        asm volatile("" : "+v"(sums[k]));
+      }
+    }
+    return double(rounds) * N * 512;
+  }
+  __m512 sums[N] = {}, a = _mm512_set1_ps(0.5f), b = _mm512_set1_ps(0.25f);
+  for (int64_t i = 0; i < rounds; ++i) {
+#pragma GCC unroll 16
+    for (int k = 0; k < N; ++k) {
+      sums[k] = _mm512_fmadd_ps(a, b, sums[k]);
+      asm volatile("" : "+v"(sums[k]));
+    }
+  }
+  return double(rounds) * N * 16;
+}
+
+const Isa isa = {"avx512", Bits::bytes, Bits::scratch, Bits::pack, float_bytes, float_scratch, pack_float, run, read_signs,
+                 convolve, peak};
 
 }  // namespace
 

@@ -101,7 +101,21 @@ struct Floats {
 
 #include "steps.inl"
 
-const Isa isa = {"generic", Bits::bytes, Bits::scratch, Bits::pack, float_bytes, float_scratch, pack_float, run, read_signs, convolve};
+double peak(bool bits, int64_t rounds) {
+  uint64_t word = 1;
+  float sum = 0;
+  for (int64_t i = 0; i < rounds; ++i)
+    if (bits)
+      word += uint64_t(__builtin_popcountll(word ^ uint64_t(i)));
+    else
+      sum = multiply_add(sum, 0.5f, 0.25f);
+  volatile float kept = sum + float(word & 1);
+  (void)kept;
+  return double(rounds) * (bits ? 64 : 1);
+}
+
+const Isa isa = {"generic", Bits::bytes, Bits::scratch, Bits::pack, float_bytes, float_scratch, pack_float, run, read_signs,
+                 convolve, peak};
 
 }  // namespace
 
