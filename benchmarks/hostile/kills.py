@@ -71,12 +71,16 @@ def finish(overrides: list[str], log: Path) -> float:
     return time.monotonic() - started
 
 
-def killed(overrides: list[str], log: Path, after: float) -> bool:
-    """Start, kill after so many seconds; whether it was still running."""
-    pid = launch(overrides, log)
-    time.sleep(after)
-    os.kill(pid, signal.SIGKILL)  # a process that has ended is there until it is waited for
-    return os.WIFSIGNALED(os.waitpid(pid, 0)[1])
+def killed(overrides: list[str], log: Path, after: float) -> float | None:
+    """Start, kill after so many seconds; where the run ended before that: its seconds."""
+    pid, started = launch(overrides, log), time.monotonic()
+    while time.monotonic() - started < after:
+        if os.waitpid(pid, os.WNOHANG)[0]:
+            return time.monotonic() - started
+        time.sleep(min(0.005, after))
+    os.kill(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)
+    return None
 
 
 def where(folder: Path) -> str:
@@ -115,8 +119,8 @@ def run_kills(options: argparse.Namespace) -> bool:
                 whole[name] = finish([*command, f"hydra.run.dir={folder}"], log), results(folder)
             length, expected = whole[name]
             folder = Path(base) / f"{name}_{k}"
-            while not killed([*command, f"hydra.run.dir={folder}"], log, rng.uniform(0, length)):
-                folder = folder.with_name(f"{folder.name}_again")  # it was quicker than the first one
+            while took := killed([*command, f"hydra.run.dir={folder}"], log, rng.uniform(0, length)):
+                length, folder = took, folder.with_name(f"{folder.name}_again")  # quicker than the first one was
             places[where(folder)] += 1
             known = (folder / "config.yaml").is_file()
             finish([*command, f"{'resume' if known else 'hydra.run.dir'}={folder}"], log)
