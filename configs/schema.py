@@ -56,7 +56,7 @@ class DatasetConfig:
     workers: int = option(0, "decoding processes, for data sets of image files", ge=0)
     prefetch_factor: int = option(4, "batches each decoding process keeps in store", ge=1)
     limit: int | None = option(None, "use only that many training images", ge=1)
-    limit_test: int | None = option(None, "use only that many test images", ge=1)
+    limit_test: int | None = option("${schedule.test_images}", "use only that many test images", ge=1)
 
 
 @dataclass
@@ -90,7 +90,8 @@ class ScheduleConfig:
     prune: StageConfig = field(default_factory=StageConfig)
     quantize: StageConfig = field(default_factory=StageConfig)
     finetune: StageConfig = field(default_factory=StageConfig)
-    max_batches: int | None = option(None, "train on at most that many batches an epoch", ge=1)
+    max_batches: int | None = option(None, "train and validate on at most that many batches an epoch", ge=1)
+    test_images: int | None = option(None, "test on at most that many images", ge=1)
     temperature: float = option(4.0, "softmax temperature of distillation", gt=0)
     teacher: str | None = option(None, "run folder or float weights of it; null = this run's own pretrain stage")
 

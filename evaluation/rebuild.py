@@ -48,6 +48,8 @@ def float_network(packed: PackedModel) -> nn.Module | None:
 def test_batches(packed: PackedModel, root: str | Path, download: bool = False, workers: int = 0) -> Batches:
     """The test loader of the data set a packed file was trained on, its files read from `root`.
 
+    Of a run that tested on a part of the images (`dataset.limit_test`) the same part: its proof is of them.
+
     Raises:
         ValueError: a file that names no data set of our registry, or what that set cannot take.
         FileNotFoundError: the data is not under `root` and may not or cannot be downloaded.
@@ -71,6 +73,7 @@ def test_batches(packed: PackedModel, root: str | Path, download: bool = False, 
         num_classes=packed.shapes[packed.output][-1],
         mean=options.get("mean", [0.0] * channels),
         std=options.get("std", [1.0] * channels),
+        limit_test=part(packed.meta, "proof").get("images"),
     )
     data.prepare_data()
     data.setup()

@@ -150,6 +150,7 @@ def trainer(config: DictConfig, epochs: int, callbacks: list[pl.Callback]) -> pl
         deterministic=t.deterministic,
         max_epochs=epochs,
         limit_train_batches=config.schedule.max_batches,
+        limit_val_batches=config.schedule.max_batches,
         callbacks=callbacks,
         plugins=[AtomicCheckpointIO()],
         logger=False,

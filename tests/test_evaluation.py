@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from sparsign.compressors.parts.quantizers import Binary, ScaledBinary
 from sparsign.compressors.parts.transforms import Mask, attach, encode_layer, find
 from sparsign.datamodules import registry as datasets
+from sparsign.datamodules.splits import subset
 from sparsign.evaluation import accuracy, latency, proof, rebuild, report, report_schema
 from sparsign.evaluation.pruned_ratio import alive, kept_weights, pruned_ratio
 from sparsign.evaluation.storage import layer_storage
@@ -334,6 +335,15 @@ def test_test_batches_are_the_data_sets_test_images(tmp_path):
     images = torch.cat([images for images, _ in batches])
     assert images.min().item() == pytest.approx(-0.172 / 0.32, abs=1e-5)
     assert images.max().item() == pytest.approx((1 - 0.172) / 0.32, abs=1e-5)
+
+
+def test_test_batches_are_those_that_the_proof_is_of(tmp_path):
+    packed = small_packed()
+    packed.meta["proof"] = {"images": 40}
+    images = torch.cat([images for images, _ in rebuild.test_batches(packed, tmp_path)])
+    whole = torch.cat([images for images, _ in rebuild.test_batches(small_packed(), tmp_path)])
+    labels = torch.cat([labels for _, labels in rebuild.test_batches(small_packed(), tmp_path)])
+    assert torch.equal(images, whole[subset(labels, 40)])
 
 
 @pytest.mark.parametrize("change", [{"name": "sparsign.datamodules.digits.Digits"}, {"mean": [0.1, 0.2]}])
