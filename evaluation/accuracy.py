@@ -32,7 +32,8 @@ def logits(network: Network, batches: Batches, device: torch.device | str = "cpu
     """(fp32 logits [N, classes], labels [N]), both on the CPU. Raises ValueError when there are no images."""
     answers, truth = [], []
     for images, labels in batches:
-        answers.append(network(images.to(device)).float().cpu())
+        # As the trained network is tested: another layout of the images is another order of summation.
+        answers.append(network(images.to(device, memory_format=torch.contiguous_format)).float().cpu())
         truth.append(labels.cpu())
     if not answers:
         raise ValueError("no test images to measure on")

@@ -117,6 +117,8 @@ def _held_out(run: Trained) -> float | None:
     device = next(run.model.parameters()).device
     right = total = 0
     for images, labels in run.data.val_dataloader():
-        right += int((run.model(images.to(device).contiguous()).cpu().argmax(1) == labels.cpu()).sum())
+        right += int(
+            (run.model(images.to(device, memory_format=torch.contiguous_format)).cpu().argmax(1) == labels.cpu()).sum()
+        )
         total += len(labels)
     return right / total if total else None
