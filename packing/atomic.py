@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import platform
 from collections.abc import Iterator
@@ -33,7 +34,10 @@ def taking_its_place(path: Path) -> Iterator[Path]:
 
     Nothing is left of it where that fails. What SIGKILL leaves, the next writer in the folder removes.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except FileExistsError:  # a file
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(path)) from None
     _sweep(path.parent)
     part = path.with_name(f".{path.name}{_owner(os.getpid())}")
     try:
