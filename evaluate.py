@@ -20,6 +20,7 @@ from sparsign.evaluation.storage import storage_table
 from sparsign.packing.file import read
 from sparsign.packing.limits import Limits
 from sparsign.pipeline.cli import fails_in_one_line, run_cli
+from sparsign.pipeline.phases import phase
 from sparsign.reports.files import write_report
 from sparsign.reports.table import summary
 
@@ -69,14 +70,15 @@ def measured(config: DictConfig, path: Path, place: Path) -> dict[str, Any]:
     root = data.root if data.root is not None else root_of_run(path.parent)
     packed = read(path, Limits.at_most(**config.limits))
     batches = test_batches(packed, root, data.download, data.workers)
-    report = evaluate_packed(path, batches, OmegaConf.to_container(config.latency), data.limit, packed)
+    console = Console()
+    with phase(console, "testing and timing"):
+        report = evaluate_packed(path, batches, OmegaConf.to_container(config.latency), data.limit, packed)
     report["packed"] = str(place)
     proved = report["reload"]["identical_predictions"] is not False
     if path != place and proved:
         os.replace(path, place)
     if path == place or proved:
         write_report(report, output)
-    console = Console()
     console.print(summary(report, output))
     sparse = {row["name"]: row["storage"] for row in report["layers"] if row["storage"]}
     if sparse:

@@ -20,6 +20,7 @@ from sparsign.pipeline.cli import fails_in_one_line, resume_hint, run_cli
 from sparsign.pipeline.failures import goes_on
 from sparsign.pipeline.folder import RunFolder
 from sparsign.pipeline.naming import near, no_empty_folders, register_resolvers
+from sparsign.pipeline.phases import phase
 from sparsign.pipeline.stages import prepare, run_stages
 from sparsign.pipeline.tracking import NoTracker, measured
 from sparsign.pipeline.trained import Trained
@@ -138,9 +139,11 @@ def pack_and_measure(trained: Trained, console: Console, float_top1: float | Non
     from sparsign.reports.files import write_report
     from sparsign.reports.table import summary
 
-    folder = trained.folder
-    write_trained(trained, folder.packed, float_top1)
-    report = evaluate_packed(folder.packed, trained.data.test_dataloader(), build.plain(trained.config.latency))
+    folder, shown = trained.folder, trained.config.trainer.progress
+    with phase(console, "packing", shown):
+        write_trained(trained, folder.packed, float_top1)
+    with phase(console, "reading the file back, testing and timing it", shown):
+        report = evaluate_packed(folder.packed, trained.data.test_dataloader(), build.plain(trained.config.latency))
     write_report(report, folder.path)
     console.print(summary(report, folder.path))
     return report

@@ -19,6 +19,7 @@ from sparsign.pipeline.adapt import reestimate_batchnorm
 from sparsign.pipeline.folder import RunFolder, load_plain, save_atomic
 from sparsign.pipeline.leftovers import round_leftovers
 from sparsign.pipeline.pack import check_layer_patterns, check_packable
+from sparsign.pipeline.phases import phase
 from sparsign.pipeline.plan import StagePlan, resolve
 from sparsign.pipeline.seeds import epoch_seed
 from sparsign.pipeline.teacher import check_teacher
@@ -101,7 +102,8 @@ def _run_stage(run: Trained, plan: StagePlan, tracker: Tracker, console: Console
 
         fit(run, plan, tracker, console, title, resumed)
     if ranks.is_main():
-        _reestimate(run, plan)
+        with phase(console, f"{title}: BN statistics in fp32", run.config.trainer.progress):
+            _reestimate(run, plan)
         run.compressor.finish(run.model, plan.stage)
         _conclude(run, plan, tracker, console, title)
     ranks.barrier()
@@ -122,7 +124,8 @@ def _conclude(run: Trained, plan: StagePlan, tracker: Tracker, console: Console,
     numbers = {**weights_left(run.model), **run.compressor.metrics(run.model)}
     if plan is run.plan[-1]:
         round_leftovers(run, console)  # of the network, not of the checkpoint, from which other precisions can be had
-    top1 = run.top1[name] = test_top1(run)
+    with phase(console, f"{title}: test", run.config.trainer.progress):
+        top1 = run.top1[name] = test_top1(run)
     row = {"stage": name, "test_top1": top1, **numbers}
     run.folder.append_metrics(row)
     tracker.row(row)
