@@ -27,6 +27,7 @@ Any other metric of `papers.targets.METRICS` may be added as a number, and
 |---------------|------------------|---------------------------------------------------------------------------|
 | form          | str              | float, wbin or fbin: what the network before pruning is                   |
 | weights       | str              | what the file's weights are, one of `papers.targets.WEIGHTS`              |
+| pfr_unit      | str              | what `pfr` counts: weight where single weights go, or a unit of structure |
 | val_top1      | number           | top-1 on held-out images, per cent: what choices are made by              |
 | float_top1    | number           | top-1 of the float network, where one was trained, per cent               |
 | milliseconds  | number           | of the packed engine, batch 1, 1 thread                                   |
@@ -77,6 +78,7 @@ REQUIRED: dict[str, tuple[type, ...]] = {
 OPTIONAL: dict[str, tuple[type, ...]] = {
     "form": (str,),
     "weights": (str,),
+    "pfr_unit": (str,),
     "val_top1": NUMBER,
     "float_top1": NUMBER,
     "milliseconds": NUMBER,

@@ -8,9 +8,11 @@ from collections.abc import Iterable
 from sparsign.papers.ledger import Row
 
 IN_A_STAGE = {"top1": ("test_top1", 100.0), "group_density": ("group_density", 100.0), "pfr": ("pfr", 100.0),
-              "wpc_rate": ("compression_rate", 1.0), "weights_left": ("weights_left", 1.0),
-              "pruning_rate": ("pruning_rate", 1.0), "conv_pruning_rate": ("conv_pruning_rate", 1.0)}  # fmt: skip
+              "wpc_rate": ("compression_rate", 1.0), "weights_left": ("weights_left", 1.0)}  # fmt: skip
 """metric -> (its name among what a stage logs, factor)."""
+
+LEFT = {"pruning_rate": "weights_left", "conv_pruning_rate": "conv_weights_left"}
+"""rate -> what a stage logs of the weights that it leaves."""
 
 
 def measured(row: Row, metric: str) -> float | None:
@@ -22,6 +24,8 @@ def measured(row: Row, metric: str) -> float | None:
     if metric == "drop_top5":
         known = row.get("top5_before") is not None and row.get("top5") is not None
         return row["top5_before"] - row["top5"] if known else None
+    if metric in LEFT and row.get("target_stage"):
+        return _rate(row, metric)
     if metric != "top1_before" and row.get("target_stage"):
         name, factor = IN_A_STAGE.get(metric, (None, 0.0))
         value = row["stages"][row["target_stage"]].get(name)
@@ -34,6 +38,13 @@ def measured(row: Row, metric: str) -> float | None:
         if metric == "wpc_rate" and row["pfr"] < 100:  # the notebooks' s_min is 0 in most runs
             return 16 / (1 - row["pfr"] / 100)
     return None
+
+
+def _rate(row: Row, metric: str) -> float | None:
+    """All weights by those left after the stage that is to be compared: the row's own rate counts the last stage."""
+    stage, last = row["stages"][row["target_stage"]], row["stages"][list(row["stages"])[-1]]
+    left, finally_left, rate = stage.get(LEFT[metric]), last.get(LEFT[metric]), row.get(metric)
+    return rate * finally_left / left if left and finally_left and rate else None
 
 
 def setting(row: Row) -> tuple[str, ...]:

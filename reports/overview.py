@@ -1,9 +1,11 @@
-"""The pictures of RESULTS.md: accuracy against bytes on disk, and top-1 against the pruned ratio beside the papers'."""
+"""The pictures of RESULTS.md: accuracy against bytes on disk, top-1 against the pruned ratio beside the papers', and
+structured against irregular pruning."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
+from matplotlib.axes import Axes
 from matplotlib.ticker import FixedLocator, LogLocator, NullFormatter
 
 from sparsign.papers.ledger import Row
@@ -58,18 +60,54 @@ def accuracy_against_bytes(ledger: Sequence[Row], published: Sequence[Published]
             key = f"{number} {known.method} ({known.year}), {known.network}"
             ax.scatter([], [], s=18, marker="D", color=PALE, label=key)
         ax.set_xscale("log")
-        ax.set_yscale("log")
-        ax.invert_yaxis()
         ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         ax.xaxis.set_major_formatter(bytes_text)
         ax.xaxis.set_minor_formatter(NullFormatter())
-        ax.yaxis.set_major_locator(FixedLocator(ERRORS))
-        ax.yaxis.set_minor_locator(FixedLocator([]))
-        ax.yaxis.set_major_formatter(lambda error, _: f"{100 - error:g} %")
+        _scale_errors(ax)
         ax.set_title(f"{title}: top-1 against bytes on disk", color=INK)
         ax.margins(x=0.08, y=0.12)
         ax.legend(loc="center left", bbox_to_anchor=(1, 0.5), fontsize=7.5)
     panels[-1].set_xlabel("bytes on disk")
+    return svg(figure)
+
+
+def _scale_errors(ax: Axes) -> None:
+    """An axis of errors that reads as accuracies."""
+    ax.set_yscale("log")
+    ax.invert_yaxis()
+    ax.yaxis.set_major_locator(FixedLocator(ERRORS))
+    ax.yaxis.set_minor_locator(FixedLocator([]))
+    ax.yaxis.set_major_formatter(lambda error, _: f"{100 - error:g} %")
+
+
+@styled
+def structured_against_irregular(
+    ledger: Sequence[Row], method: str = "admm", weights: str = "a few levels"
+) -> str | None:
+    """Top-1 of one method's runs at one kind of weights, whole rows and columns pruned against single weights, over
+    storage with indices, bytes on disk and milliseconds: the point of ADMM-NN-S. None without both kinds."""
+    rows = [r for r in ledger if r["compressor"] == method and r.get("weights") == weights and "pfr_unit" in r]
+    kinds = {"irregular": [r for r in rows if r["pfr_unit"] == "weight"]}
+    kinds["structured"] = [r for r in rows if r["pfr_unit"] != "weight"]
+    if not all(kinds.values()):
+        return None
+    panels = (
+        ("weights and their indices, bytes", lambda r, kind: r.get(f"{kind}_bytes")),
+        ("file on disk, bytes", lambda r, _: r["packed_bytes"]),
+        ("milliseconds, batch 1, one thread", lambda r, _: r.get("milliseconds")),
+    )
+    figure, places = axes(9.6, 3.4, columns=len(panels))
+    for ax, (title, number) in zip(places, panels, strict=True):
+        for (kind, mine), tint, mark in zip(kinds.items(), (ORANGE, BLUE), "so", strict=True):
+            found = sorted((number(r, kind), 100 - r["top1"]) for r in mine if number(r, kind) is not None)
+            if found:
+                ax.plot(*zip(*found, strict=True), color=tint, marker=mark, markersize=5, linewidth=1, label=kind)
+        _scale_errors(ax)
+        ax.set_xlim(left=0)
+        ax.set_xlabel(title)
+        ax.margins(y=0.12)
+    places[0].legend(loc="lower right")
+    places[0].set_ylabel(f"top-1 on {DATASETS.get(rows[0]['dataset'], rows[0]['dataset'])}")
     return svg(figure)
 
 

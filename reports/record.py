@@ -131,6 +131,7 @@ def ledger_row(
         "top5": _percent(accuracy["top5"]),
         "val_top1": _percent(accuracy["val_top1"]),
         "pfr": _percent(report["structure"]["pfr"]),
+        "pfr_unit": report["structure"]["pfr_unit"],
         "packed_bytes": report["size"]["packed_bytes"],
         "ratio": round(report["size"]["compression_ratio"], 3),
         "data_rate": data_rate(report["layers"]),

@@ -7,6 +7,7 @@ import pytest
 import yaml
 
 from sparsign import train
+from sparsign.papers.experiments import load_experiment
 from sparsign.papers.targets import METRICS, load_targets, number, reported
 from tests.conftest import TINY_DATA
 from tests.test_matrix import ONE_EPOCH, size_of
@@ -44,16 +45,23 @@ def test_header_names_target_command_and_what_was_measured(name):
     assert found["reports"] == f"{said} ({target.certainty})"
 
 
+def dataset_of(name):
+    """What an experiment says of its data set, on top of the one that it goes on from."""
+    said = yaml.safe_load((FOLDER / f"{name}.yaml").read_text())
+    base = said["defaults"][0]
+    return (dataset_of(base) if isinstance(base, str) else {}) | said.get("dataset", {})
+
+
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_rows_of_papers_train_on_all_of_train_and_say_so(name):
-    held_out = yaml.safe_load((FOLDER / f"{name}.yaml").read_text()).get("dataset", {}).get("val_fraction")
+    held_out = dataset_of(name).get("val_fraction")
     row = not header(name)["target"].startswith("none")
     assert (held_out == 0) is row and ("all of train" in header(name).get("data", "")) is row
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_experiment_runs_and_packs(name, configuration, tmp_path, plain_page, thin, two_layers):
-    model = re.search(r"override /model: (\w+)", (FOLDER / f"{name}.yaml").read_text())[1]
+    model = load_experiment(FOLDER / f"{name}.yaml").model
     thin(model)
     size = f"dataset.image_size={size_of(model)}"
     one_rho = ["compressor.rhos=[0.1]"] if name.startswith("admm") else []  # ten stages more do the same again

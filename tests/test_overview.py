@@ -34,6 +34,15 @@ def test_the_papers_points_stand_beside_ours():
     assert overview.top1_against_pruned([], []) is None
 
 
+def test_structure_stands_against_single_weights_at_one_kind_of_weights():
+    alike = {"compressor": "admm", "dataset": "mnist", "weights": "a few levels", "milliseconds": 0.1}
+    irregular = {**alike, "pfr_unit": "weight", "top1": 99.0, "packed_bytes": 2000, "irregular_bytes": 3000}
+    structured = {**alike, "pfr_unit": "column", "top1": 98.5, "packed_bytes": 2500, "structured_bytes": 2600}
+    picture = overview.structured_against_irregular([irregular, structured])
+    assert ">irregular<" in picture and ">structured<" in picture and ">99 %<" in picture
+    assert overview.structured_against_irregular([irregular, {**structured, "weights": "binary"}]) is None
+
+
 def test_kept_metrics_come_back_with_four_digits(tmp_path):
     rows = [{"stage": "prune", "epoch": 0, "loss": 0.123456789, "gap": [1.00001, 2], "note": "x"}]
     keep(rows, tmp_path / "metrics" / "a.jsonl.xz")

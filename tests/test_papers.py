@@ -226,6 +226,8 @@ def test_a_ternary_file_is_compared_with_a_float_target_at_its_last_float_stage(
     validate(row, "row")
     assert measured(row, "top1") == 99.0 and measured(row, "weights_left") == 400
     assert measured(row, "packed_bytes") is None and measured(row, "top1_before") == 85.0
+    rated = {**row, "pruning_rate": 20.0, "stages": {**stages, "quantize": {"weights_left": 200.0}}}
+    assert measured(rated, "pruning_rate") == 10 and measured(rated, "conv_pruning_rate") is None
     with pytest.raises(ValueError, match="has float weights"):
         validate({key: value for key, value in row.items() if key != "target_stage"}, "row")
 

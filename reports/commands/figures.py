@@ -25,6 +25,7 @@ def run(options: argparse.Namespace) -> None:
     pictures = {
         "accuracy_bytes": overview.accuracy_against_bytes(ledger, load_published()),
         "top1_pruned": overview.top1_against_pruned(ledger, list(load_targets()[1].values())),
+        "structured_irregular": overview.structured_against_irregular(ledger),
     }
     for row in ledger if options.runs else []:
         path = LEDGER.parent / "metrics" / f"{row['run']}.jsonl.xz"
