@@ -9,7 +9,9 @@ leftovers at the precision they have, uncompressed; `ratio` is the file by (orde
 
 Codes: ternary ResNets made from the float .th checkpoints in FOLDER (a threshold of 0.05 max|w| a layer, or the given
 part of every filter zeroed by magnitude) and the synthetic ones. gzip, xz and zstd take ceil(log2 levels) bits a code;
-`deflate` takes five trits a byte, layer by layer; `fields` and `mixing` are the coders of packing/coding.
+`deflate` takes five trits a byte, layer by layer; `fields` and `mixing` are the coders of packing/coding. `nncodec` is
+the reference coder of ISO/IEC 15938-17 on the same integers, decoded again and compared. It wants an environment of its
+own (`pip install nncodec pandas timm`), in which this file then runs.
 
 Costs: CPU seconds of writing ResNet-18, CPU milliseconds from open to a ready reference engine in a process that has
 imported everything, decoded weights per second, and peak memory of opening it less what the imports take.
@@ -45,10 +47,27 @@ try:
     import zstandard
 except ImportError:
     zstandard = None
+try:
+    from nncodec import nnc
+except ImportError:
+    nnc = None
 
 Network = list[np.ndarray]
-FILES = ("weights", "zeros", "order-0 H", "floats", "2-bit gzip", "xz", "zstd", "header", "file", "ratio")
-COLUMNS = ("weights", "zeros", "order-0 H", "2-bit gzip", "xz", "zstd", "deflate", "fields", "mixing")
+FILES = (
+    "weights",
+    "zeros",
+    "order-0 H",
+    "floats",
+    "2-bit gzip",
+    "xz",
+    "zstd",
+    "nncodec",
+    "ours",
+    "header",
+    "file",
+    "ratio",
+)
+COLUMNS = ("weights", "zeros", "order-0 H", "2-bit gzip", "xz", "zstd", "nncodec", "deflate", "fields", "mixing")
 COLUMNS += ("best/H", "encode M/s", "decode M/s")
 
 
@@ -122,20 +141,34 @@ def file_row(packed: PackedModel) -> list[str]:
     codes = [layer.astype(np.int16) for layer in packed_codes(packed)]
     count = sum(layer.size for layer in codes)
     zeros = sum(layer.size - np.count_nonzero(layer) for layer in codes) / max(1, count)
-    plain = plain_bits(codes) if codes else b""
     header = loads(data).bytes_on_disk["header"]
-    numbers = [bound, leftovers, *general(plain), header, len(data)]
+    ours = len(encode_codes(codes)) if codes else 0
+    numbers = [bound, leftovers, *general(codes), ours, header, len(data)]
     texts = ["-" if n is None else f"{n:,.0f}" for n in numbers]
     return [f"{count:,}", f"{zeros:.1%}", *texts, f"{len(data) / (bound + leftovers + 300):.4f}"]
 
 
-def general(plain: bytes) -> list[int | None]:
-    """Bytes under gzip, xz and zstd."""
+def general(network: Network) -> list[int | None]:
+    """Bytes of the codes under gzip, xz, zstd and NNCodec; None for what is not installed."""
+    plain = plain_bits(network) if network else b""
     return [
         len(gzip.compress(plain, 9)),
         len(lzma.compress(plain, preset=9 | lzma.PRESET_EXTREME)),
         len(zstandard.compress(plain, 19)) if zstandard else None,
+        nncodec(network) if nnc and network else None,
     ]
+
+
+def nncodec(network: Network) -> int:
+    """Bytes of NNCodec's bitstream of the codes as integers, nothing quantized: what it decodes is compared."""
+    layers = {f"layer{k}": codes.astype(np.int32) for k, codes in enumerate(network)}
+    with tempfile.TemporaryDirectory() as folder:
+        told = {"bitstream_path": str(Path(folder) / "codes.nnc"), "return_bitstream": True, "verbose": False}
+        stream = nnc.compress(layers, use_dq=False, **told)
+    decoded = nnc.decompress(stream)
+    if not all(np.array_equal(np.reshape(decoded[name], codes.shape), codes) for name, codes in layers.items()):
+        raise RuntimeError("what NNCodec decodes differs")
+    return len(stream)
 
 
 def symbols(codes: np.ndarray) -> tuple[np.ndarray, int]:
@@ -176,7 +209,7 @@ def measure(network: Network) -> list[str]:
     shapes = [codes.shape for codes in network]
     count = sum(codes.size for codes in network)
     zeros = sum(codes.size - np.count_nonzero(codes) for codes in network) / count
-    bound, plain = sum(map(entropy, network)), plain_bits(network)
+    bound = sum(map(entropy, network))
     mixed = encode_codes(network)
     if not all(map(np.array_equal, decode_codes(mixed, shapes), network)):
         raise RuntimeError("the decoded codes differ")
@@ -184,7 +217,7 @@ def measure(network: Network) -> list[str]:
     fields = sum(len(encode_fields(numbers, [bits_per_symbol(levels)])) for numbers, levels in coded)
     packed = [pack(numbers, levels) for numbers, levels in coded]
     sizes = [
-        *general(plain),
+        *general(network),
         sum(min(len(data), len(deflate(data))) for data in packed),
         fields,
         len(mixed),

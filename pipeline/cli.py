@@ -23,7 +23,7 @@ from sparsign.pipeline.folder import RunFolder
 HANDED_OVER = "SPARSIGN_ONE_LINE"
 """Environment variable: HYDRA_FULL_ERROR was set by `run_cli`, here or in the process that launched this one."""
 WANTS_TRACEBACK = os.environ.get("HYDRA_FULL_ERROR") == "1" and HANDED_OVER not in os.environ
-EXTRAS = ("joblib", "optuna", "submitit")
+EXTRAS = ("joblib", "optuna", "ray", "submitit")
 """Launchers and sweepers that are extras of ours; `submitit_local` is of the last."""
 FAILED: list[str] = []
 """Jobs of a sweep that failed."""
