@@ -57,6 +57,7 @@ class DatasetConfig:
     prefetch_factor: int = option(4, "batches each decoding process keeps in store", ge=1)
     limit: int | None = option(None, "use only that many training images", ge=1)
     limit_test: int | None = option("${schedule.test_images}", "use only that many test images", ge=1)
+    options: dict[str, Any] = option({}, "the data set's own options, where it has any")
 
 
 @dataclass

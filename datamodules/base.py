@@ -1,8 +1,8 @@
 """What every image data set has in common: its options and what a stage asks of it."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -30,6 +30,8 @@ class ImageData:
     class_names: Sequence[str] | None = None
     crop_padding = 0
     mirrored = False
+    own_options: ClassVar[Mapping[str, Any]] = {}
+    """What `dataset.options` may hold for this data set, with its defaults; `self.options` has the values."""
     trainer: Any = None
     """Lightning's Trainer while a stage trains: the loaders then have this rank's share, and know the stage's end."""
 
@@ -55,6 +57,7 @@ class ImageData:
         prefetch_factor: int = 4,
         limit: int | None = None,
         limit_test: int | None = None,
+        options: Mapping[str, Any] | None = None,
     ) -> None:
         self.title = type(self).__name__
         self.seed, self.root, self.download = seed, Path(root).expanduser(), download
@@ -65,6 +68,7 @@ class ImageData:
         self.pad_mode, self.crop_size, self.crop_part = pad_mode, crop_size, crop_part
         self.workers, self.prefetch_factor = workers, prefetch_factor
         self.limit, self.limit_test = limit, limit_test
+        self.options = {**self.own_options, **(options or {})}
         self.device: torch.device | str = "cpu"
         self.channels_last = False
         self._check()
@@ -96,6 +100,10 @@ class ImageData:
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer is not None else (0, 1)
 
     def _check(self) -> None:
+        for name in self.options:
+            if name not in self.own_options:
+                known = " | ".join(self.own_options) or "none"
+                raise ValueError(f"dataset.options.{name}: {self.title} has no such option; expected {known}")
         expected = self.num_classes if self.classes is None else self.classes
         if self.num_classes != expected:
             raise ValueError(f"dataset.num_classes={self.num_classes} does not suit {self.title}; expected {expected}")

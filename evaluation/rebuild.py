@@ -74,6 +74,7 @@ def test_batches(packed: PackedModel, root: str | Path, download: bool = False, 
         mean=options.get("mean", [0.0] * channels),
         std=options.get("std", [1.0] * channels),
         limit_test=part(packed.meta, "proof").get("images"),
+        options=options.get("options"),
     )
     data.prepare_data()
     data.setup()

@@ -12,6 +12,7 @@ SCHEMA: dict[str, tuple[type, ...]] = {
     "model.form": (str,),
     "model.options": (dict,),
     "dataset.name": (str,),
+    "dataset.options": (dict,),
     "dataset.class_names": (list,),
     "dataset.mean": (list,),
     "dataset.std": (list,),
@@ -44,6 +45,7 @@ LISTS: dict[str, tuple[type, ...]] = {
     "proof.first": (int,),
     "proof.logits": NUMBER,
 }
+OPTIONS = ("model.options", "dataset.options")
 PARTS = {key.split(".")[0] for key in SCHEMA if "." in key}
 
 
@@ -69,8 +71,8 @@ def _check(key: str, value: object) -> None:
         raise ValueError(f"meta.{key:.80}: unknown key")
     if not _is(value, SCHEMA[key]) or (key in LISTS and not all(_is(v, LISTS[key]) for v in value)):
         raise ValueError(f"meta.{key}={value!r:.80}: expected {' or '.join(t.__name__ for t in SCHEMA[key])}")
-    if key == "model.options" and not all(_is(v, (str, int, float, bool, NONE)) for v in value.values()):
-        raise ValueError(f"meta.model.options={value!r:.80}: expected plain values")
+    if key in OPTIONS and not all(_is(v, (str, int, float, bool, NONE)) for v in value.values()):
+        raise ValueError(f"meta.{key}={value!r:.80}: expected plain values")
 
 
 def _is(value: Any, kinds: tuple[type, ...]) -> bool:

@@ -106,7 +106,7 @@ def _config_error(outer: BaseException, cause: OmegaConfBaseException) -> str:
         parent = cause.parent_node
         known = [str(k) for k in parent] if parent is not None else []
         word = str(cause.key)
-        hint = near_match(word, known) or f"; known: {', '.join(k for k in known if not k.startswith('_'))}"
+        hint = near_match(word, known) or f"; known: {', '.join(k for k in known if not k.startswith('_')) or 'none'}"
         return f"{key}: no such option{hint}"
     override = re.search(r"(?:override|Could not override) '?([^'\n]+)", str(outer))
     named = override.group(1).rstrip(".") if override else key

@@ -34,6 +34,7 @@ def packed_meta(config: DictConfig, run: Trained) -> dict[str, Any]:
             "mean": plain["dataset"]["mean"],
             "std": plain["dataset"]["std"],
         }
+        | ({"options": plain["dataset"]["options"]} if plain["dataset"]["options"] else {})
         | _class_names(run.data),
         "compressor": {"name": plain["compressor"]["name"]} | run.compressor.accounting(),
         "seed": plain["seed"],

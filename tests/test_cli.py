@@ -19,6 +19,7 @@ TYPED = {
     "model=resnet81": "model=resnet81: no such member of group model (did you mean resnet18?); available: alexnet, ",
     "experiment=zzz": "experiment=zzz: no such member of group experiment; available: ",
     "model.options.x=1": "model.options.x: no such option",
+    "dataset.options.x=1": "dataset.options.x: no such option; known: none",
     "compressor.pfr=abc": "compressor.pfr=abc: expected a value of type float",
     "compressor.pfr='a\nb'": "compressor.pfr=a b: expected a value of type float",
     "trainer.devices=1.5": "trainer.devices=1.5: expected a value of type integer",

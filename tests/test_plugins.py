@@ -24,8 +24,8 @@ files.render = lambda *_: ""
 picked = ["compressor=keep_largest", "model=narrow", "dataset=stripes"]
 sys.argv[1:] = [*picked, "--help"]
 train.command()
-sys.argv[1:] = [*picked, "compressor.density=0.4", "model.options.width=8", "schedule=short", "latency.seconds=0.1",
-                "trainer.progress=false", "hydra.run.dir=run"]
+sys.argv[1:] = [*picked, "compressor.density=0.4", "model.options.width=8", "dataset.options.width=3",
+                "schedule=short", "latency.seconds=0.1", "trainer.progress=false", "hydra.run.dir=run"]
 train.command()
 sys.argv[1:] = ["packed=run/model.sparsign", "output=elsewhere", "latency.seconds=0"]
 evaluate.command()
@@ -49,7 +49,11 @@ def test_an_installed_package_brings_network_data_set_and_method(tmp_path):
     assert "compressor.density=0.5 " in done.stdout and "(0, 1]" in done.stdout
     meta = read(tmp_path / "run" / "model.sparsign").meta
     assert (meta["model"]["name"], meta["model"]["options"]) == ("narrow", {"width": 8})
-    assert meta["dataset"]["name"] == "stripes" and "outside" not in json.dumps(meta)
+    assert (
+        meta["dataset"]["name"] == "stripes"
+        and meta["dataset"]["options"] == {"width": 3}
+        and "outside" not in json.dumps(meta)
+    )
     assert meta["dataset"]["class_names"] == ["lying", "standing", "leaning"]
     report, again = (json.loads((tmp_path / f / "report.json").read_text()) for f in ("run", "elsewhere"))
     assert report["accuracy"]["top1"] == again["accuracy"]["top1"] > 0.6
