@@ -146,11 +146,12 @@ def _share(kept: dict[fx.Node, Tensor], first: fx.Node, second: fx.Node) -> None
 
 
 @torch.no_grad()
-def cut(model: nn.Module, kept: Kept) -> None:
+def cut(model: nn.Module, kept: Kept, trained: bool = True) -> None:
     """Cuts the layers in place. Parameters stay the same objects; an optimizer's state does not fit them any more.
 
     Args:
         kept: from `cuttable`, or the `cuts` of a network of the same structure. What is gone already stays gone.
+        trained: False for a network that is given its weights afterwards: then they are not checked.
 
     Raises:
         ValueError: a layer without these channels, or one whose weight would change: it is made of all of a filter or
@@ -162,16 +163,15 @@ def cut(model: nn.Module, kept: Kept) -> None:
         if name not in modules or not _tensors(modules[name]):
             raise ValueError(f"{name}: cannot be cut, the network has no such layer")
         try:
-            _cut(modules[name], rows, cols)
+            _cut(modules[name], rows, cols, trained)
         except ValueError as error:
             raise ValueError(f"{name}: {error}") from None
 
 
-def _cut(module: nn.Module, rows: Tensor, cols: Tensor) -> None:
+def _cut(module: nn.Module, rows: Tensor, cols: Tensor, trained: bool) -> None:
     whole, device = uncut(module), _sized(module).device
-    wide = len(whole.shape) > 1
     row, col = (_places(k, w).to(device) for k, w in ((rows, whole.rows), (cols, whole.cols)))
-    weight = module.weight.detach().clone() if wide else None
+    weight = module.weight.detach().clone() if trained and len(whole.shape) > 1 else None
     for name in _tensors(module):
         shape = getattr(module, name).shape
         for part in _parts(module, name):
