@@ -157,9 +157,12 @@ def _finished(run: Trained) -> list[StagePlan]:
 
 
 def load_finished(run: Trained, stages: list[str]) -> None:
-    """The network as the last of these finished stages left it, and the accuracies of all of them."""
+    """The network as the last of these finished stages left it, and the accuracies of all of them.
+
+    Of the others' checkpoints the weights are not needed.
+    """
     for stage in stages:
-        state = load_plain(run.folder.boundary(stage), "test_top1", "model")
+        state = load_plain(run.folder.boundary(stage), "test_top1", *["model"] * (stage == stages[-1]))
         run.top1[stage] = state["test_top1"]
     cut(run.model, state.get("cut", {}), trained=False)
     run.model.load_state_dict(state["model"])

@@ -88,7 +88,6 @@ def test_a_run_stopped_after_the_cut_goes_on_to_the_same_bits(composed, tmp_path
     assert report["reload"]["identical_predictions"] is True
     metrics = [row for row in RunFolder(tmp_path / "run").read_metrics() if row["stage"] == "finetune"]
     assert metrics[-1]["pfr"] == pytest.approx(report["structure"]["pfr"])  # of the uncut network, in metrics too
-    monkeypatch.undo()
     resumed = composed("vgg11", *words, f"resume={tmp_path / 'stopped'}")
     train.run(resumed, tmp_path / "stopped")
     files = [(tmp_path / run / "model.sparsign").read_bytes() for run in ("run", "stopped")]
