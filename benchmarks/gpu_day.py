@@ -15,8 +15,6 @@ import tarfile
 import time
 from pathlib import Path
 
-import torch
-
 MIB = 1 << 20
 KINDS = ("1-results", "2-stages", "3-midstage")
 """What comes back, the most wanted first."""
@@ -24,7 +22,7 @@ Files = dict[str, Path]
 """Name in the parcel -> file or folder."""
 
 
-def pack(mirror: Path, inbox: Path, data: Path, piece: int) -> None:
+def pack(mirror: Path, inbox: Path, data: Path, piece: float) -> None:
     """A parcel for a machine that has nothing: the data set, and every row that is begun and not finished."""
     if not data.is_dir():
         raise FileNotFoundError(f"DATA={data}: there is no such folder")
@@ -68,7 +66,7 @@ def take(inbox: Path, place: Path) -> bool:
     return not missing
 
 
-def give(store: Path, out: Path, piece: int, count: int) -> None:
+def give(store: Path, out: Path, piece: float, count: int) -> None:
     """At most `count` pieces of what is new since it was last given; what is left over waits for the next window.
 
     A checkpoint that changes is only sent anew when all of its last pieces are gone, or none would ever be whole.
@@ -88,10 +86,10 @@ def give(store: Path, out: Path, piece: int, count: int) -> None:
     print(f"{min(count, len(pieces))} pieces in {out}{left}")
 
 
-def cut_up(files: Files, folder: Path, kind: str, piece: int) -> list[Path]:
+def cut_up(files: Files, folder: Path, kind: str, piece: float) -> list[Path]:
     """Writes a tar of the files in pieces of at most `piece` MiB. Returns their paths."""
     packed = io.BytesIO()
-    with tarfile.open(fileobj=packed, mode="w:gz", compresslevel=1) as tar:
+    with tarfile.open(fileobj=packed, mode="w") as tar:  # weights and pictures hardly compress
         for name, path in files.items():
             if path.parent.name == "checkpoints" and not _needed_whole(path):
                 info, content = tar.gettarinfo(path, name), _without_weights(path)
@@ -99,7 +97,7 @@ def cut_up(files: Files, folder: Path, kind: str, piece: int) -> list[Path]:
                 tar.addfile(info, io.BytesIO(content))
             else:
                 tar.add(path, name)
-    content, step = packed.getvalue(), piece * MIB
+    content, step = packed.getvalue(), int(piece * MIB)
     folder.mkdir(parents=True, exist_ok=True)
     count, stamp, paths = math.ceil(len(content) / step), time.time_ns(), []
     for k in range(count):
@@ -154,6 +152,8 @@ def _needed_whole(path: Path) -> bool:
 
 
 def _without_weights(path: Path) -> bytes:
+    import torch  # only here: everything else starts at once
+
     content = io.BytesIO()
     state = torch.load(path, map_location="cpu", weights_only=True)
     torch.save({key: value for key, value in state.items() if key != "model"}, content)
@@ -191,7 +191,7 @@ def main() -> None:
         for folder in folders:
             command.add_argument(folder, type=Path)
         if name != "take":
-            command.add_argument("--piece", type=int, required=True, help="MiB of a piece")
+            command.add_argument("--piece", type=float, required=True, help="MiB of a piece")
         if name == "pack":
             command.add_argument("--data", type=Path, required=True)
         if name == "give":

@@ -71,7 +71,7 @@ one() {
     shift
     local run=$runs/$name
     left=$((END - $(date +%s)))
-    if [[ -f $run/report.json && -f $run/model.sparsign ]] || [[ -e $runs/$name.failed ]] || ((left < 5)); then
+    if [[ -f $run/report.json && -f $run/model.sparsign ]] || [[ -e $runs/$name.failed ]] || ((left < 1)); then
         return
     fi
     local place=hydra.run.dir=$run
@@ -93,6 +93,10 @@ one() {
 
 window() {
     local minutes=$1 inbox=$2 out=$3
+    if ! [[ $minutes =~ ^[0-9]+$ ]]; then
+        echo "error: MINUTES=$minutes: expected a whole number" >&2
+        exit 1
+    fi
     END=$(($(date +%s) + minutes * 60 - ${MARGIN:-60}))
     export END
     mkdir -p "$STORE/runs" "$STORE/path" "$out"
@@ -106,14 +110,19 @@ window() {
     carrier give "$STORE" "$out" --piece "${PIECE_MIB:-15}" --count "${OUT_PIECES:-4}"
 }
 
-case ${1:-} in
-    pack) carrier pack "${2:?MIRROR}" "${3:?INBOX}" --data "${DATA:-data/cifar-10-batches-bin}" --piece "${PIECE_MIB:-15}" ;;
-    window) window "${2:?MINUTES}" "${3:?INBOX}" "${4:?OUT}" ;;
-    one) one "${@:2}" ;;
-    unpack) carrier take "${2:?OUT}" "${3:?MIRROR}" || (($? == 3)) ;; # 3: pieces are missing, which the next window brings
-    list) rows | cut -d ' ' -f 1 | xargs "$PYTHON" "$ROOT/benchmarks/gpu_day.py" list "${2:?MIRROR}" ;;
-    *)
-        sed -n '2,/^$/s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"
-        [[ ${1:---help} == --help || $1 == -h ]]
-        ;;
-esac
+main() {
+    case ${1:-} in
+        pack) carrier pack "${2:?MIRROR}" "${3:?INBOX}" --data "${DATA:-data/cifar-10-batches-bin}" --piece "${PIECE_MIB:-15}" ;;
+        window) window "${2:?MINUTES}" "${3:?INBOX}" "${4:?OUT}" ;;
+        one) one "${@:2}" ;;
+        unpack) carrier take "${2:?OUT}" "${3:?MIRROR}" || (($? == 3)) ;; # 3: pieces are missing, which the next window brings
+        list) rows | cut -d ' ' -f 1 | xargs "$PYTHON" "$ROOT/benchmarks/gpu_day.py" list "${2:?MIRROR}" ;;
+        *)
+            sed -n '2,/^$/s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"
+            [[ ${1:---help} == --help || $1 == -h ]]
+            ;;
+    esac
+}
+
+main "$@"
+exit # what is read to its end can be edited while it runs
