@@ -69,9 +69,13 @@ def take(inbox: Path, place: Path) -> bool:
 def give(store: Path, out: Path, piece: float, count: int) -> None:
     """At most `count` pieces of what is new since it was last given; what is left over waits for the next window.
 
-    A checkpoint that changes is only sent anew when all of its last pieces are gone, or none would ever be whole.
+    The stage under way is only sent anew when all of its last pieces are gone, or none would ever be whole; unless a
+    stage has been finished, which makes them useless.
     """
     outbox, new = store / "outbox", _new(store)
+    if any(_kind(path) == KINDS[1] for path in new.values()):
+        for path in outbox.glob(f"{KINDS[2]}*"):
+            path.unlink()
     waiting = {path.name.rpartition("-")[0] for path in outbox.glob("*")}
     for kind in KINDS:
         files = {name: path for name, path in new.items() if _kind(path) == kind}
@@ -141,8 +145,11 @@ def results(run: Path) -> Files:
 
 
 def checkpoints(run: Path) -> Files:
-    """What train.py needs to resume a run that is not finished."""
-    return {f"runs/{run.name}/checkpoints/{path.name}": path for path in sorted(run.glob("checkpoints/*.ckpt"))}
+    """What train.py needs to resume a run that is not finished: without a stage under way that is over by now."""
+    ages = {path: path.stat().st_mtime for path in sorted(run.glob("checkpoints/*.ckpt"))}
+    newest = max(ages.values(), default=0)
+    files = [path for path, age in ages.items() if path.name != "mid_stage.ckpt" or age == newest]
+    return {f"runs/{run.name}/checkpoints/{path.name}": path for path in files}
 
 
 def _needed_whole(path: Path) -> bool:

@@ -56,6 +56,19 @@ def test_what_a_window_cannot_carry_comes_with_the_next(tmp_path):
     assert not (mirror / "runs" / "over" / "checkpoints").exists()
 
 
+def test_a_stage_under_way_is_not_carried_when_it_is_over(tmp_path):
+    store, out = tmp_path / "store", tmp_path / "out"
+    run = run_folder(store, "row")
+    gpu_day.give(store, out, 8 * KIB, 4)  # its last piece waits
+    waiting = [path.name[0] for path in (store / "outbox").iterdir()]
+    assert "3" in waiting
+    torch.save({"stage": "finetune", "test_top1": 0.5, "model": {}}, run / "checkpoints" / "finetune.ckpt")
+    gpu_day.give(store, out, 8 * KIB, 9)
+    assert not list((store / "outbox").iterdir())
+    assert "mid_stage.ckpt" not in str(gpu_day.checkpoints(run))
+    assert "3" not in [path.name[0] for path in out.iterdir()]
+
+
 def test_a_new_machine_gets_the_data_and_what_is_begun(tmp_path):
     mirror, store, data = tmp_path / "mirror", tmp_path / "store", tmp_path / "cifar"
     run_folder(mirror, "row")
