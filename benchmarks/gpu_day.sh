@@ -79,12 +79,12 @@ one() {
     local -a common
     read -ra common <<< "$OVERRIDES"
     echo "$name: up to $left s"
-    timeout --signal=INT --kill-after=20 "$left" "$PYTHON" "$ROOT/train.py" "experiment=$name" "$place" \
+    timeout --signal=TERM --kill-after=20 "$left" "$PYTHON" "$ROOT/train.py" "experiment=$name" "$place" \
         "dataset.root=$STORE/data" dataset.download=false trainer.progress=false "${common[@]}" "$@" \
         >> "$runs/$name.log" 2>&1 || status=$?
     case $status in
         0) echo "$name: finished" ;;
-        124 | 130 | 137) echo "$name: stopped, goes on in the next window" ;;
+        124 | 130 | 137 | 143) echo "$name: stopped, goes on in the next window" ;;
         *)
             tail -n 1 "$runs/$name.log" | tee "$runs/$name.failed"
             ;;
