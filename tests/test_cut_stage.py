@@ -1,16 +1,19 @@
 """`schedule.<kind>.cut`: what training goes on with is smaller; what comes out is told of the uncut network."""
 
 import shutil
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from rich.console import Console
+from torch import nn
 
 from sparsign import train
 from sparsign.packing.file import read
 from sparsign.pipeline import build
 from sparsign.pipeline.checkpoints import MidStageCheckpoint
+from sparsign.pipeline.cut import cut_network
 from sparsign.pipeline.folder import RunFolder, load_plain
 from sparsign.pipeline.plan import resolve
 from sparsign.pipeline.stages import load_finished, prepare, run_stages
@@ -23,8 +26,7 @@ NETWORKS = {
     "resnet20": [
         "compressor=stq_a", "model=resnet20", "model.options.block=plain", "compressor.float_layers=[first,last]"
     ],
-    "vgg11": ["compressor=stq_a", "model=vgg11"],
-    "nin": ["compressor=stq_a", "model=nin", "model.options.order=norm_first"],
+    "vgg11": ["compressor=stq_a", "model=vgg11", "model.options.order=norm_first"],
     "wbin": ["compressor=stq_a", "compressor.form=wbin", "model=vgg11"],
     "admm": ["compressor=admm", "model=lenet5", "compressor.rhos=[0.1]"],
 }  # fmt: skip
@@ -142,3 +144,22 @@ def test_only_the_last_stage_of_a_kind_is_cut(configuration):
         ("prune", False), ("prune-2", True),
     ]  # fmt: skip
     assert [p.told.get("cut") for p in plans] == [True if p.cut else None for p in plans]
+
+
+class FixedView(nn.Module):
+    """Says in its own code how many features there are."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.fc = nn.Conv2d(3, 4, 3, bias=False), nn.Linear(4 * 36, 2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.fc(self.conv(x).view(-1, 4 * 36))
+
+
+def test_a_network_that_wants_all_its_channels_is_refused():
+    net = FixedView()
+    net.conv.weight.data[1] = 0
+    config = SimpleNamespace(model=SimpleNamespace(in_channels=3, image_size=8))
+    with pytest.raises(ValueError, match="the network's own code wants all of its channels"):
+        cut_network(config, net, "prune")
