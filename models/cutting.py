@@ -125,8 +125,6 @@ def _agree(live: Liveness, node: fx.Node, kept: dict[fx.Node, Tensor]) -> None:
     elif kind in (*ELEMENTWISE, "add", "mul"):
         for source in node.all_input_nodes:
             _share(kept, node, source)
-        for source in node.all_input_nodes:
-            _share(kept, node, source)
     elif kind == "cat":
         own |= torch.cat([kept[n] for n in node.args[0]])
         for part, n in zip(own.split([len(kept[n]) for n in node.args[0]]), node.args[0], strict=True):
