@@ -80,6 +80,7 @@ class StageConfig:
     clip: float | None = option(None, "largest norm of the whole gradient; null = what the method says, or any", gt=0)
     bn_batches: int = option(16, "batches to re-estimate BN statistics on, in fp32, after the last epoch", ge=0)
     distill: float = option(0.0, "weight of the distillation loss against the teacher's logits", ge=0, le=1)
+    cut: bool = option(False, "after the last stage of this kind, rebuild the network without its dead channels")
 
 
 @dataclass

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 import numpy as np
 from torch import Tensor, nn
 
+from sparsign.models.cutting import uncut
 from sparsign.packing.layouts import Dense, Gathered, Groups, Irregular, Layout, index_entropy
 from sparsign.packing.values import Floats, OneScale, RowGroupScale, RowScale, SignPair, Table, Values
 from sparsign.packing.weight import LayerCodes
@@ -28,24 +29,28 @@ FLOAT_BITS = 32
 def layer_codes(
     name: str, module: nn.Module, encoded: tuple[Tensor, Scale] | None, rows: np.ndarray, cols: np.ndarray
 ) -> LayerCodes:
-    """The kept rows and columns of a conv or linear layer.
+    """The kept rows and columns of a conv or linear layer, told as those of the layer it was cut from, if it was.
 
     Raises:
         ValueError: a weight that is not exactly the values of its codes, or a scale of another shape.
     """
+    whole = uncut(module)
+    places = whole.shape, whole.rows.numpy()[rows], whole.cols.numpy()[cols]
     weight = module.weight.detach().float().cpu().numpy()
     cut = np.ix_(rows, cols)
     if encoded is None:
-        return laid_out(weight.shape, rows, cols, np.ascontiguousarray(weight[cut]), Floats())
+        return laid_out(*places, np.ascontiguousarray(weight[cut]), Floats())
     codes, scale = encoded
     codes = codes.detach().cpu().numpy()
     try:
         values = _values(scale, rows, len(weight), weight.shape[1])
+        if isinstance(values, RowGroupScale) and len(whole.cols) < whole.shape[1]:
+            raise ValueError("scales of groups of columns, some of which were cut")
     except ValueError as error:
         raise ValueError(f"layer {name}: {error}") from None
     codes = np.ascontiguousarray(codes[cut])
     codes = codes.astype(np.int8 if np.abs(codes.astype(np.int32)).max(initial=0) <= 127 else np.int16)
-    found = laid_out(weight.shape, rows, cols, codes, values)
+    found = laid_out(*places, codes, values)
     if not np.array_equal(found.weight(), weight[cut]):
         worst = np.abs(found.weight() - weight[cut]).max()
         raise ValueError(f"layer {name}: its weight is not scale * codes (off by up to {worst:.3g})")

@@ -10,6 +10,7 @@ from torch import Tensor, fx, nn
 
 from sparsign.models.canonical import canonical
 from sparsign.models.channels import Liveness
+from sparsign.models.cutting import uncut, uncut_numel
 from sparsign.models.graph import WEIGHTED, module_of, place
 from sparsign.models.operators import ChannelOrder
 from sparsign.models.react import ChannelShift
@@ -42,18 +43,18 @@ def to_packed(
     for node in graph.graph.nodes:
         builder.visit(node)
     output = next(node for node in graph.graph.nodes if node.op == "output").args[0]
-    original = {"parameters": sum(p.numel() for p in _parameters(model)), "dropped": builder.dropped}
+    original = {"parameters": _parameters(model), "dropped": builder.dropped}
     meta = {**(meta or {}), "original": original}
     packed = PackedModel(builder.nodes, tuple(input_shape), builder.name[output], meta)
     packed.validate()
     return packed
 
 
-def _parameters(model: nn.Module) -> list[Tensor]:
-    """What a plain checkpoint of the network would hold: weights, biases, BN's scale and shift, slopes."""
+def _parameters(model: nn.Module) -> int:
+    """Numbers in a plain checkpoint of the uncut network: weights, biases, BN's scale and shift, slopes."""
     layers = (nn.Conv2d, nn.Linear, nn.BatchNorm1d, nn.BatchNorm2d, nn.PReLU, ChannelShift)
-    tensors = [getattr(m, name, None) for m in model.modules() if isinstance(m, layers) for name in ("weight", "bias")]
-    return [t for t in tensors if t is not None]
+    holders = [(m, name) for m in model.modules() if isinstance(m, layers) for name in ("weight", "bias")]
+    return sum(uncut_numel(m, name) for m, name in holders if getattr(m, name, None) is not None)
 
 
 class _Builder:
@@ -146,16 +147,15 @@ class _Builder:
     def _weighted(self, kind: str, node: fx.Node, module: nn.Conv2d | nn.Linear) -> None:
         keep, reads = self.live.keep[node].numpy(), self.live.reads[node].numpy()
         encoded = self.encode(module)
-        full_shape = tuple(module.weight.shape)
         if not keep.any():
             self.present[node] = keep
-            self.dropped.append([node.target, list(full_shape), encoded is not None])
+            self.dropped.append([node.target, list(uncut(module).shape), encoded is not None])
             return
         op, groups = OPS[kind], getattr(module, "groups", 1)
         attrs, cols = op.attributes(module), np.flatnonzero(reads)
         if groups > 1:
             attrs["groups"] = groups * int(reads.sum()) // len(reads)  # they go whole
-            cols = np.arange(full_shape[1])
+            cols = np.arange(module.weight.shape[1])
         codes = layer_codes(node.target, module, encoded, np.flatnonzero(keep), cols)
         tensors = {name: tensor.numpy()[keep] for name, tensor in op.arrays(module).items()}
         source = self._select(node.args[0], reads, node)

@@ -32,6 +32,8 @@ class StagePlan:
     recipe: Recipe
     bn_batches: int
     distill: float
+    cut: bool
+    """Whether the network is rebuilt without its dead channels when the stage is done."""
     told: dict[str, Any]
     """The same as plain values, without what has no effect: what two runs must agree in to be the same run."""
 
@@ -43,7 +45,9 @@ def resolve(config: DictConfig, compressor: Compressor, net: nn.Module | None) -
         ValueError: options of the schedule that contradict each other.
     """
     plans = []
-    for stage in compressor.stages(net) if net is not None else _kinds(compressor):
+    stages = compressor.stages(net) if net is not None else _kinds(compressor)
+    cut = _stages_to_cut(config, stages)
+    for stage in stages:
         options = config.schedule[stage.kind]
         recipe = compressor.recipe(stage) if net is None else optim.suited(compressor.recipe(stage), net)
         recipe = optim.merge(recipe, options)
@@ -52,8 +56,30 @@ def resolve(config: DictConfig, compressor: Compressor, net: nn.Module | None) -
             recipe = replace(recipe, epochs=0)
             told["weights"] = checksum(config.model.pretrained)
         told |= _told(config, recipe, options)
-        plans.append(StagePlan(stage, recipe, options.bn_batches, options.distill, told))
+        told |= {"cut": True} if stage in cut else {}
+        plans.append(StagePlan(stage, recipe, options.bn_batches, options.distill, stage in cut, told))
     return plans
+
+
+def _stages_to_cut(config: DictConfig, stages: list[Stage]) -> list[Stage]:
+    """The last stage of every kind that the schedule says `cut` of; a kind that the method lacks is passed over.
+
+    Raises:
+        ValueError: a cut before pruning is over, whose ratios are of the uncut network, or one that nothing follows.
+    """
+    found = []
+    for kind in ("pretrain", "prune", "quantize", "finetune"):
+        mine = [stage for stage in stages if stage.kind == kind]
+        if not mine or not config.schedule[kind].cut:
+            continue
+        later = stages[stages.index(mine[-1]) + 1 :]
+        pruning = next((stage.name for stage in later if stage.kind == "prune"), None)
+        reason = "nothing is pruned in it" if kind == "pretrain" else pruning and f"stage {pruning} prunes after it"
+        reason = reason or (None if later else "no stage follows, and the packed file is cut anyway")
+        if reason:
+            raise ValueError(f"schedule.{kind}.cut=true: {reason}; expected false")
+        found.append(mine[-1])
+    return found
 
 
 def _kinds(compressor: Compressor) -> list[Stage]:

@@ -14,8 +14,10 @@ from rich.console import Console
 from torch import Tensor
 
 from sparsign.compressors.pruning.weights_left import weights_left
+from sparsign.models.cutting import cut, cuts
 from sparsign.pipeline import build, ranks, shared
 from sparsign.pipeline.adapt import reestimate_batchnorm
+from sparsign.pipeline.cut import NOTHING_DEAD, check_cut, cut_network
 from sparsign.pipeline.folder import RunFolder, load_plain, save_atomic
 from sparsign.pipeline.leftovers import round_leftovers
 from sparsign.pipeline.pack import check_layer_patterns, check_packable
@@ -46,6 +48,8 @@ def prepare(config: DictConfig, folder: RunFolder, cache: Path | None = None) ->
     check_teacher(config, folder, plan)
     if not folder.started:
         check_packable(config, model)
+        for stage in (s for s in plan if s.cut):
+            check_cut(config, model, stage.stage.kind)
     return Trained(config, model, compressor, data, folder, plan, cache)
 
 
@@ -105,6 +109,10 @@ def _run_stage(run: Trained, plan: StagePlan, tracker: Tracker, console: Console
         with phase(console, f"{title}: BN statistics in fp32", run.config.trainer.progress):
             _reestimate(run, plan)
         run.compressor.finish(run.model, plan.stage)
+        if plan.cut:
+            before, after = cut_network(run.config, run.model, plan.stage.kind)
+            told = f"cut from {before:,} to {after:,} parameters" if after < before else f"nothing cut: {NOTHING_DEAD}"
+            console.print(f"stage {title}: {told}")
         _conclude(run, plan, tracker, console, title)
     ranks.barrier()
     if not ranks.is_main():
@@ -129,7 +137,8 @@ def _conclude(run: Trained, plan: StagePlan, tracker: Tracker, console: Console,
     row = {"stage": name, "test_top1": top1, **numbers}
     run.folder.append_metrics(row)
     tracker.row(row)
-    save_atomic({"stage": name, "model": state, "test_top1": top1}, run.folder.boundary(name))
+    content = {"stage": name, "model": state, "test_top1": top1}
+    save_atomic(content | ({"cut": kept} if (kept := cuts(run.model)) else {}), run.folder.boundary(name))
     run.folder.mid_stage.unlink(missing_ok=True)
     console.print(f"stage {title}: {plan.recipe.epochs} epochs, test top-1 {100 * top1:.2f} %")
     sys.stdout.flush()
@@ -148,10 +157,14 @@ def _finished(run: Trained) -> list[StagePlan]:
 
 
 def load_finished(run: Trained, stages: list[str]) -> None:
-    """The network as the last of these finished stages left it, and the accuracies of all of them."""
+    """The network as the last of these finished stages left it, and the accuracies of all of them.
+
+    Of the others' checkpoints the weights are not needed.
+    """
     for stage in stages:
-        state = load_plain(run.folder.boundary(stage), "test_top1", "model")
+        state = load_plain(run.folder.boundary(stage), "test_top1", *["model"] * (stage == stages[-1]))
         run.top1[stage] = state["test_top1"]
+    cut(run.model, state.get("cut", {}), trained=False)
     run.model.load_state_dict(state["model"])
 
 

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from sparsign.compressors.parts.transforms import ChannelMask, attach, find
 from sparsign.models.channels import removable
+from sparsign.models.cutting import uncut
 
 NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
 
@@ -56,8 +57,10 @@ def remove_filters(model: nn.Module, example: Tensor, dead: dict[str, Tensor]) -
 def filter_metrics(layers: dict[str, nn.Module]) -> dict[str, float | list[float]]:
     """`pfr`: removed filters / all filters of the layers (STQ-Nets, table 1); `kept_filters`: kept part of each layer.
 
-    A removed filter is one that no kernel is left of, as in `evaluation/pruned_ratio.py`.
+    A removed filter is one that no kernel is left of, as in `evaluation/pruned_ratio.py`; all are those of the uncut
+    network.
     """
-    kept = [find(layer, ChannelMask).mask.flatten(1).amax(dim=1) for layer in layers.values()]
-    pfr = 1 - sum(int(k.sum()) for k in kept) / sum(len(k) for k in kept)
-    return {"pfr": pfr, "kept_filters": [k.mean().item() for k in kept]}
+    kept = [int(find(layer, ChannelMask).mask.flatten(1).amax(dim=1).sum()) for layer in layers.values()]
+    filters = [uncut(layer).shape[0] for layer in layers.values()]
+    parts = [k / count for k, count in zip(kept, filters, strict=True)]
+    return {"pfr": 1 - sum(kept) / sum(filters), "kept_filters": parts}
