@@ -26,6 +26,7 @@ if TYPE_CHECKING:  # it takes seconds to import: only what trains does
 
 ROOT = Path(__file__).parent.parent
 warnings.filterwarnings("ignore", module="pytorch_lightning")
+warnings.filterwarnings("ignore", message="The `srun` command")  # a sweep on SLURM starts its own jobs
 warnings.filterwarnings("ignore", message="Grad strides")  # DDP, of channels-last 1x1 kernels: a matter of speed
 
 
