@@ -11,7 +11,7 @@ from sparsign.papers.markdown import folded, table
 from sparsign.papers.measured import by_setting, measured
 from sparsign.papers.targets import METRICS, Target, number, reported
 
-PICTURES = ("papers/plots/accuracy_bytes.svg", "papers/plots/top1_pruned.svg")
+PICTURES = tuple(f"papers/plots/{name}.svg" for name in ("accuracy_bytes", "top1_pruned", "structured_irregular"))
 HEAD = f"""# Results
 
 ![Accuracy against bytes on disk: our runs in colour, published ones in grey]({PICTURES[0]})
@@ -179,5 +179,7 @@ def render(papers: dict[str, str], targets: dict[str, Target], ledger: list[Row]
     lines += _with_target(papers, targets, [rows for rows in groups if rows[0]["target"] is not None])
     lines += _without_target([rows for rows in groups if rows[0]["target"] is None])
     lines += [f"![Top-1 against the pruned ratio on CIFAR-10; hollow marks are the papers']({PICTURES[1]})", ""]
+    lines += ["LeNet-5 by ADMM, the weights that are left on a few levels in every point:", ""]
+    lines += [f"![Structured against irregular pruning: top-1 over storage, bytes, milliseconds]({PICTURES[2]})", ""]
     lines += _claims(claims, ledger) + _commands(ledger) + _not_run(papers, targets, ledger)
     return "\n".join(lines).rstrip() + "\n"
