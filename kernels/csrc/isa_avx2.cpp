@@ -54,121 +54,208 @@ constexpr Table make_table() {
 constexpr Table TABLE = make_table();
 
 // Activations are nibbles of four channels, each in a byte as the offset of its row in TABLE: [hp][wp][nibbles].
-// Weights are nibbles, each in a byte as vpshufb wants it: [oc / BLOCK][tap][nibble][plane][BLOCK].
+// Weights are nibbles, each in a byte as vpshufb wants it: [blocks][kh][nibble][kw][plane][filters of the block]. A block
+// is BLOCK filters; the last one is HALF a block where that holds what is left.
 struct Bits : Words {
   using Count = uint16_t;
-  static constexpr int PIXELS = 4;
+  static constexpr int HALF = 32;
+  static constexpr int MOST = 63;  // look-ups whose mismatches fit into a byte: at most 4 each
 
   static int nibbles(const Conv& c) { return (c.c + 3) / 4; }
-  static size_t image_bytes(const Conv& c) { return round_up(c.hp * c.wp * nibbles(c) + 16, 64); }
+  static size_t tail(const Conv& c) { return size_t(MAX_TILE) * nibbles(c) + 16; }  // read past the image, never used
+  static size_t image_bytes(const Conv& c) { return (size_t(c.hp) * c.wp * nibbles(c) + tail(c) + 63) / 64 * 64; }
   static size_t scratch(const Conv& c) { return image_bytes(c); }
-  static size_t bytes(const Conv& c) {
-    return size_t(round_up(c.oc, BLOCK)) * c.kh * c.kw * nibbles(c) * c.planes;
+  static size_t bytes(const Conv& c) { return size_t(round_up(c.oc, HALF)) * c.kh * c.kw * nibbles(c) * c.planes; }
+
+  // Whether output pixels of a row are neighbours, so that what one reads at a tap the next one reads at the tap before.
+  static bool neighbours(const Conv& c) { return c.kw == 3 && c.sw == 1 && c.dw == 1 && c.ow >= 3; }
+
+  static int next(const Conv& c, int first, int channels) {
+    if (!neighbours(c)) return least(4, c.oh * c.ow - first);
+    return least(channels <= HALF ? 8 : 4, c.ow - first % c.ow);
   }
 
-  static void expand(const Conv& c, const uint64_t* in, int ld, uint8_t* scratch) {
+  static uint8_t* zeros(uint8_t* to, size_t bytes) {  // and up to 15 more
+    for (size_t i = 0; i < bytes; i += 16) _mm_storeu_si128(reinterpret_cast<__m128i*>(to + i), _mm_setzero_si128());
+    return to + bytes;
+  }
+
+  // Writes from the first byte to the last: what a store leaves past its end is written again.
+  static void expand(const Conv& c, const uint64_t* in, int ld, uint8_t* out) {
     const int n = nibbles(c), stored = words(c);
-    const size_t row = size_t(c.wp) * n;
+    const size_t side = size_t(c.pw) * n, rows = size_t(c.ph) * c.wp * n;
     const __m128i high = _mm_set1_epi8(char(0xF0));
-    for (size_t i = 0; i < row * size_t(c.hp); i += 16)
-      _mm_storeu_si128(reinterpret_cast<__m128i*>(scratch + i), _mm_setzero_si128());
-    for (int y = 0; y < c.h; ++y)
-      for (int x = 0; x < c.w; ++x, in += ld) {
-        uint8_t* out = scratch + size_t(y + c.ph) * row + size_t(x + c.pw) * n;
-        for (int k = 0; k < stored; ++k) {  // writes zeros past the pixel's nibbles: over the border or the next pixel
+    out = zeros(out, rows);
+    for (int y = 0; y < c.h; ++y) {
+      out = zeros(out, side);
+      for (int x = 0; x < c.w; ++x, in += ld, out += n)
+        for (int k = 0; k < stored; ++k) {
           const __m128i bits = _mm_cvtsi64_si128(static_cast<long long>(in[k]));
           const __m128i even = _mm_and_si128(_mm_slli_epi16(bits, 4), high), odd = _mm_and_si128(bits, high);
           _mm_storeu_si128(reinterpret_cast<__m128i*>(out + 16 * k), _mm_unpacklo_epi8(even, odd));
         }
-      }
+      out = zeros(out, side);
+    }
+    zeros(out, rows + tail(c) - 16);
   }
 
   static void pack(const Conv& c, const uint64_t* words, void* packed) {
     uint8_t* out = static_cast<uint8_t*>(packed);
     const int n = nibbles(c), stored = Words::words(c), taps = c.kh * c.kw;
-    const size_t step = size_t(BLOCK) * c.planes;  // from a nibble to the next
-    for (int block = 0; block < c.oc; block += BLOCK, out += step * n * taps)
-      for (int lane = 0; lane < BLOCK; ++lane) {  // `packed` is all zeros: lanes beyond the last filter stay so
-        // Even bytes are filters 0-15 of the 32, odd bytes 16-31: counts come out in order, see `flush`.
-        const int o = block + lane / 32 * 32 + lane % 2 * 16 + lane % 32 / 2;
-        if (o >= c.oc) continue;
-        for (int plane = 0; plane < c.planes; ++plane)
-          for (int t = 0; t < taps; ++t) {
-            const uint64_t* word = words + ((size_t(o) * c.planes + plane) * taps + t) * stored;
-            uint8_t* to = out + size_t(t) * n * step + plane * BLOCK + lane;
-            for (int k = 0; k < n; ++k, to += step) *to = word[k / 16] >> (k % 16 * 4) & 15;
-          }
-      }
+    for (int block = 0; block < c.oc; block += BLOCK) {
+      const int width = c.oc - block > HALF ? BLOCK : HALF;
+      for (int ky = 0; ky < c.kh; ++ky)
+        for (int k = 0; k < n; ++k)
+          for (int kx = 0; kx < c.kw; ++kx)
+            for (int plane = 0; plane < c.planes; ++plane, out += width)
+              for (int lane = 0; lane < width; ++lane) {  // `packed` is all zeros: lanes beyond the last filter stay so
+                // Even bytes are filters 0-15 of the 32, odd bytes 16-31: counts come out in order, see `flush`.
+                const int o = block + lane / 32 * 32 + lane % 2 * 16 + lane % 32 / 2;
+                if (o >= c.oc) continue;
+                const uint64_t* word = words + ((size_t(o) * c.planes + plane) * taps + ky * c.kw + kx) * stored;
+                out[lane] = word[k / 16] >> (k % 16 * 4) & 15;
+              }
+    }
   }
 
-  template <int F>
-  static inline void flush(__m256i (*sums)[F], int pixels, Count counts[][BLOCK]) {
-    const __m256i even = _mm256_set1_epi16(0xFF);
-    for (int p = 0; p < pixels; ++p)
-      for (int f = 0; f < F; ++f) {
-        __m256i* to = reinterpret_cast<__m256i*>(counts[p] + 32 * f);
-        to[0] = _mm256_add_epi16(to[0], _mm256_and_si256(sums[p][f], even));
-        to[1] = _mm256_add_epi16(to[1], _mm256_srli_epi16(sums[p][f], 8));
-        sums[p][f] = _mm256_setzero_si256();
-      }
+  // Sums of bytes of P pixels x F registers of 32 filters. Its loops are unrolled: else they would lie in memory.
+  template <int P, int F>
+  struct Sums {
+    __m256i v[P][F];
+
+    inline void clear() {
+#pragma GCC unroll 8
+      for (int p = 0; p < P; ++p)
+#pragma GCC unroll 8
+        for (int f = 0; f < F; ++f) v[p][f] = _mm256_setzero_si256();
+    }
+
+    // Adds them to the counts (the first time: stores them), and clears them.
+    inline void flush(Count counts[][BLOCK], bool first) {
+      const __m256i even = _mm256_set1_epi16(0xFF);
+#pragma GCC unroll 8
+      for (int p = 0; p < P; ++p)
+#pragma GCC unroll 8
+        for (int f = 0; f < F; ++f) {
+          __m256i* to = reinterpret_cast<__m256i*>(counts[p] + 32 * f);
+          const __m256i a = _mm256_and_si256(v[p][f], even), b = _mm256_srli_epi16(v[p][f], 8);
+          to[0] = first ? a : _mm256_add_epi16(to[0], a);
+          to[1] = first ? b : _mm256_add_epi16(to[1], b);
+        }
+      clear();
+    }
+  };
+
+  static inline __m256i table(uint8_t nibble) {
+    return _mm256_broadcastsi128_si256(*reinterpret_cast<const __m128i*>(&TABLE.mismatches[0][0] + nibble));
   }
 
-  // P pixels x F registers of 32 filters; PLANES = 2 for ternary weights.
+  // The value is in a register here: gcc would rather sum in another order, and keep half of the sums in memory.
+  static inline void keep(__m256i& v) { asm("" : "+x"(v)); }
+
+  // Any P pixels; PLANES = 2 for ternary weights.
   template <int P, int F, int PLANES>
-  static void count_tile(const Conv& c, const uint8_t* in, const int32_t* origin, int pixels, const uint8_t* w,
-                         Count counts[][BLOCK]) {
-    constexpr int LIMIT = 63 / PLANES;  // nibbles whose mismatches fit into a byte: at most 4 each and plane
+  __attribute__((noinline)) static void count_any(const Conv& c, const uint8_t* in, const int32_t* origin, int pixels,
+                                                  const uint8_t* w, Count counts[][BLOCK]) {
+    constexpr int STEP = 32 * F * PLANES;
     const int n = nibbles(c);
     const uint8_t* x[P];
     for (int p = 0; p < P; ++p) x[p] = in + size_t(origin[least(p, pixels - 1)]) * n;
-    for (int p = 0; p < P; ++p)
-      for (int j = 0; j < 32 * F; j += 16) _mm256_store_si256(reinterpret_cast<__m256i*>(counts[p] + j), __m256i{});
-    __m256i sums[P][F] = {};
-    int used = 0;
+    Sums<P, F> sums;
+    sums.clear();
+    bool first = true;
+    int left = MOST / PLANES + 1;
     for (int ky = 0; ky < c.kh; ++ky)
-      for (int kx = 0; kx < c.kw; ++kx) {
-        const ptrdiff_t tap = (ptrdiff_t(ky) * c.dh * c.wp + ptrdiff_t(kx) * c.dw) * n;
-        for (int from = 0; from < n; from += LIMIT) {
-          const int to = least(n, from + LIMIT);
-          if (used + to - from > LIMIT) {
-            flush<F>(sums, P, counts);
-            used = 0;
+      for (int k = 0; k < n; ++k) {
+        ptrdiff_t at = ptrdiff_t(ky) * c.dh * c.wp * n + k;
+        for (int kx = 0; kx < c.kw; ++kx, at += ptrdiff_t(c.dw) * n, w += STEP) {
+          if (--left == 0) sums.flush(counts, first), first = false, left = MOST / PLANES;
+          __m256i rows[F * PLANES];
+#pragma GCC unroll 8
+          for (int i = 0; i < F * PLANES; ++i) {
+            rows[i] = _mm256_load_si256(reinterpret_cast<const __m256i*>(w + 32 * i));
+            keep(rows[i]);
           }
-          used += to - from;
-          for (int k = from; k < to; ++k, w += BLOCK * PLANES) {
-            __m256i weights[PLANES][F];
-            for (int plane = 0; plane < PLANES; ++plane)
-              for (int f = 0; f < F; ++f)
-                weights[plane][f] =
-                    _mm256_load_si256(reinterpret_cast<const __m256i*>(w + plane * BLOCK + 32 * f));
-            for (int p = 0; p < P; ++p) {
-              const uint8_t* entry = &TABLE.mismatches[0][0] + x[p][tap + k];
-              const __m256i table = _mm256_broadcastsi128_si256(*reinterpret_cast<const __m128i*>(entry));
-              for (int plane = 0; plane < PLANES; ++plane)
-                for (int f = 0; f < F; ++f)
-                  sums[p][f] = _mm256_add_epi8(sums[p][f], _mm256_shuffle_epi8(table, weights[plane][f]));
+#pragma GCC unroll 8
+          for (int p = 0; p < P; ++p) {
+            const __m256i t = table(x[p][at]);
+#pragma GCC unroll 8
+            for (int i = 0; i < F * PLANES; ++i)
+              sums.v[p][i % F] = _mm256_add_epi8(sums.v[p][i % F], _mm256_shuffle_epi8(t, rows[i]));
+          }
+        }
+      }
+    sums.flush(counts, first);
+  }
+
+  // P neighbours of a row, 3 taps wide: every table serves up to 3 of them.
+  template <int P, int F, int PLANES>
+  __attribute__((noinline)) static void count_row(const Conv& c, const uint8_t* in, const int32_t* origin, int, const uint8_t* w,
+                        Count counts[][BLOCK]) {
+    constexpr int TAPS = 3, LIMIT = MOST / PLANES / TAPS, STEP = 32 * F * PLANES;
+    const int n = nibbles(c);
+    Sums<P, F> sums;
+    sums.clear();
+    int used = 0;
+    bool first = true;
+    for (int ky = 0; ky < c.kh; ++ky) {
+      const uint8_t* x = in + (size_t(origin[0]) + size_t(ky) * c.dh * c.wp) * n;
+      for (int from = 0, to; from < n; from = to) {
+        if (used == LIMIT) sums.flush(counts, first), first = false, used = 0;
+        to = least(n, from + LIMIT - used);
+        used += to - from;
+        for (int k = from; k < to; ++k, w += TAPS * STEP) {
+#pragma GCC unroll 16
+          for (int q = 0; q < P + TAPS - 1; ++q) {
+            const __m256i t = table(x[size_t(q) * n + k]);
+#pragma GCC unroll 8
+            for (int kx = 0; kx < TAPS; ++kx) {
+              const int p = q - kx;
+              if (p < 0 || p >= P) continue;
+#pragma GCC unroll 8
+              for (int i = 0; i < F * PLANES; ++i) {
+                const __m256i row = _mm256_load_si256(reinterpret_cast<const __m256i*>(w + kx * STEP + 32 * i));
+                sums.v[p][i % F] = _mm256_add_epi8(sums.v[p][i % F], _mm256_shuffle_epi8(t, row));
+                keep(sums.v[p][i % F]);
+              }
             }
           }
         }
       }
-    flush<F>(sums, P, counts);
+    }
+    sums.flush(counts, first);
+  }
+
+  template <int PLANES>
+  static void count_planes(const Conv& c, const uint8_t* in, int first, int pixels, int channels, const uint8_t* w,
+                           Count counts[][BLOCK]) {
+    const int32_t* origin = c.origin + first;
+    const auto count = [&](auto tile) { tile(c, in, origin, pixels, w, counts); };
+    if (!neighbours(c)) {
+      if (channels <= HALF) return count(count_any<4, 1, PLANES>);
+      return pixels == 1 ? count(count_any<1, 2, PLANES>) : count(count_any<4, 2, PLANES>);
+    }
+    if (channels <= HALF) switch ((pixels + 1) / 2) {
+        case 1: return count(count_row<2, 1, PLANES>);
+        case 2: return count(count_row<4, 1, PLANES>);
+        case 3: return count(count_row<6, 1, PLANES>);
+        default: return count(count_row<8, 1, PLANES>);
+      }
+    switch (pixels) {
+      case 1: return count(count_row<1, 2, PLANES>);
+      case 2: return count(count_row<2, 2, PLANES>);
+      case 3: return count(count_row<3, 2, PLANES>);
+      default: return count(count_row<4, 2, PLANES>);
+    }
   }
 
   static void count(const Conv& c, const uint8_t* in, int first, int pixels, int block, int channels,
                     Count counts[][BLOCK]) {
-    const uint8_t* w =
-        static_cast<const uint8_t*>(c.weights) + size_t(block) * c.kh * c.kw * nibbles(c) * c.planes;
-    const int32_t* origin = c.origin + first;
-    if (channels <= 32) {
-      if (c.planes == 1) return count_tile<4, 1, 1>(c, in, origin, pixels, w, counts);
-      return count_tile<4, 1, 2>(c, in, origin, pixels, w, counts);
-    }
-    if (pixels == 1) {
-      if (c.planes == 1) return count_tile<1, 2, 1>(c, in, origin, pixels, w, counts);
-      return count_tile<1, 2, 2>(c, in, origin, pixels, w, counts);
-    }
-    if (c.planes == 1) return count_tile<4, 2, 1>(c, in, origin, pixels, w, counts);
-    return count_tile<4, 2, 2>(c, in, origin, pixels, w, counts);
+    const uint8_t* w = static_cast<const uint8_t*>(c.weights) + size_t(block) * c.kh * c.kw * nibbles(c) * c.planes;
+    if (c.planes == 1)
+      count_planes<1>(c, in, first, pixels, channels, w, counts);
+    else
+      count_planes<2>(c, in, first, pixels, channels, w, counts);
   }
 };
 

@@ -31,7 +31,6 @@ inline bool signs16(const float* x, float size, uint32_t& not_negative, uint32_t
 // Weights [oc / 32][tap][word][plane][32 filters].
 struct Bits : Words {
   using Count = int32_t;
-  static constexpr int PIXELS = 4;
   static constexpr int HALF = 32;
 
   static size_t bytes(const Conv& c) {

@@ -49,7 +49,6 @@ inline bool signs16(const float* x, float size, uint32_t& not_negative, uint32_t
 
 struct Bits : Words {
   using Count = int32_t;
-  static constexpr int PIXELS = 4;
 
   static size_t bytes(const Conv& c) { return sizeof(uint64_t) * c.oc * c.planes * c.kh * c.kw * words(c); }
 

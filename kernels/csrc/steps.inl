@@ -123,15 +123,16 @@ inline void sum_signs(const Conv& c, int images, const uint8_t* bordered, Emit e
   alignas(64) Bits::Count counts[MAX_TILE][BLOCK] = {};
   const float multiplier = float(c.multiplier);
   for (int block = 0; block < c.oc; block += BLOCK) {
-    const int channels = least(BLOCK, c.oc - block);
+    const int channels = least(BLOCK, c.oc - block), lanes = round_up(channels, 16);
     for (int image = 0; image < images; ++image) {
       const uint8_t* in = bordered + Bits::image_bytes(c) * size_t(image);
-      for (int first = 0; first < pixels; first += Bits::PIXELS) {
-        const int count = least(Bits::PIXELS, pixels - first);
+      for (int first = 0, count; first < pixels; first += count) {
+        count = Bits::next(c, first, channels);
         Bits::count(c, in, first, count, block, channels, counts);
         for (int p = 0; p < count; ++p) {
           const int32_t* base = c.base + size_t(c.kind[first + p]) * blocks + block;
-          for (int j = 0; j < BLOCK; ++j) tile.v[p][j] = float(base[j]) - multiplier * float(counts[p][j]);
+          for (int j = 0; j < lanes; j += 16)
+            for (int i = j; i < j + 16; ++i) tile.v[p][i] = float(base[i]) - multiplier * float(counts[p][i]);
         }
         emit(image, tile, first, count, block, channels);
       }
