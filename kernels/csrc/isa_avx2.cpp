@@ -54,8 +54,8 @@ constexpr Table make_table() {
 constexpr Table TABLE = make_table();
 
 // Activations are nibbles of four channels, each in a byte as the offset of its row in TABLE: [hp][wp][nibbles].
-// Weights are nibbles, each in a byte as vpshufb wants it: [blocks][kh][nibble][kw][plane][filters of the block]. A block
-// is BLOCK filters; the last one is HALF a block where that holds what is left.
+// Weights are nibbles, each in a byte as vpshufb wants it: [blocks][kh][kw][nibble][plane][filters of the block], or
+// [blocks][kh][nibble][kw]... for `count_row`. A block is BLOCK filters; the last one is HALF where that holds what is left.
 struct Bits : Words {
   using Count = uint16_t;
   static constexpr int HALF = 32;
@@ -104,17 +104,18 @@ struct Bits : Words {
     const int n = nibbles(c), stored = Words::words(c), taps = c.kh * c.kw;
     for (int block = 0; block < c.oc; block += BLOCK) {
       const int width = c.oc - block > HALF ? BLOCK : HALF;
-      for (int ky = 0; ky < c.kh; ++ky)
-        for (int k = 0; k < n; ++k)
-          for (int kx = 0; kx < c.kw; ++kx)
-            for (int plane = 0; plane < c.planes; ++plane, out += width)
-              for (int lane = 0; lane < width; ++lane) {  // `packed` is all zeros: lanes beyond the last filter stay so
-                // Even bytes are filters 0-15 of the 32, odd bytes 16-31: counts come out in order, see `flush`.
-                const int o = block + lane / 32 * 32 + lane % 2 * 16 + lane % 32 / 2;
-                if (o >= c.oc) continue;
-                const uint64_t* word = words + ((size_t(o) * c.planes + plane) * taps + ky * c.kw + kx) * stored;
-                out[lane] = word[k / 16] >> (k % 16 * 4) & 15;
-              }
+      for (int row = 0; row < c.kh; ++row)
+        for (int i = 0; i < n * c.kw; ++i) {
+          const int k = neighbours(c) ? i / c.kw : i % n, tap = row * c.kw + (neighbours(c) ? i % c.kw : i / n);
+          for (int plane = 0; plane < c.planes; ++plane, out += width)
+            for (int lane = 0; lane < width; ++lane) {  // `packed` is all zeros: lanes beyond the last filter stay so
+              // Even bytes are filters 0-15 of the 32, odd bytes 16-31: counts come out in order, see `flush`.
+              const int o = block + lane / 32 * 32 + lane % 2 * 16 + lane % 32 / 2;
+              if (o >= c.oc) continue;
+              const uint64_t* word = words + ((size_t(o) * c.planes + plane) * taps + tap) * stored;
+              out[lane] = word[k / 16] >> (k % 16 * 4) & 15;
+            }
+        }
     }
   }
 
@@ -163,25 +164,30 @@ struct Bits : Words {
     for (int p = 0; p < P; ++p) x[p] = in + size_t(origin[least(p, pixels - 1)]) * n;
     Sums<P, F> sums;
     sums.clear();
+    constexpr int LIMIT = MOST / PLANES;
+    int used = 0;
     bool first = true;
-    int left = MOST / PLANES + 1;
     for (int ky = 0; ky < c.kh; ++ky)
-      for (int k = 0; k < n; ++k) {
-        ptrdiff_t at = ptrdiff_t(ky) * c.dh * c.wp * n + k;
-        for (int kx = 0; kx < c.kw; ++kx, at += ptrdiff_t(c.dw) * n, w += STEP) {
-          if (--left == 0) sums.flush(counts, first), first = false, left = MOST / PLANES;
-          __m256i rows[F * PLANES];
+      for (int kx = 0; kx < c.kw; ++kx) {
+        const ptrdiff_t tap = (ptrdiff_t(ky) * c.dh * c.wp + ptrdiff_t(kx) * c.dw) * n;
+        for (int from = 0, to; from < n; from = to) {
+          if (used == LIMIT) sums.flush(counts, first), first = false, used = 0;
+          to = least(n, from + LIMIT - used);
+          used += to - from;
+          for (int k = from; k < to; ++k, w += STEP) {
+            __m256i rows[F * PLANES];
 #pragma GCC unroll 8
-          for (int i = 0; i < F * PLANES; ++i) {
-            rows[i] = _mm256_load_si256(reinterpret_cast<const __m256i*>(w + 32 * i));
-            keep(rows[i]);
-          }
+            for (int i = 0; i < F * PLANES; ++i) {
+              rows[i] = _mm256_load_si256(reinterpret_cast<const __m256i*>(w + 32 * i));
+              keep(rows[i]);
+            }
 #pragma GCC unroll 8
-          for (int p = 0; p < P; ++p) {
-            const __m256i t = table(x[p][at]);
+            for (int p = 0; p < P; ++p) {
+              const __m256i t = table(x[p][tap + k]);
 #pragma GCC unroll 8
-            for (int i = 0; i < F * PLANES; ++i)
-              sums.v[p][i % F] = _mm256_add_epi8(sums.v[p][i % F], _mm256_shuffle_epi8(t, rows[i]));
+              for (int i = 0; i < F * PLANES; ++i)
+                sums.v[p][i % F] = _mm256_add_epi8(sums.v[p][i % F], _mm256_shuffle_epi8(t, rows[i]));
+            }
           }
         }
       }
