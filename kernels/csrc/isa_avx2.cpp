@@ -117,8 +117,8 @@ struct Few {
         const uint64_t* from = in + (size_t(y) * c.w + x) * ld;
         uint8_t* out = planes + size_t(y + c.ph) * c.wp + c.pw + x;
         for (int k = 0; k < n; k += 16, ++from, out += 16 * plane(c)) {
-          uint64_t words[16] = {};
-          for (int i = 0; i < least(16, c.w - x); ++i) words[i] = from[size_t(i) * ld];
+          uint64_t words[16];
+          for (int i = 0; i < 16; ++i) words[i] = x + i < c.w ? from[size_t(i) * ld] : 0;
           transpose(words, least(16, n - k), out, plane(c));
         }
       }
@@ -218,9 +218,9 @@ struct Few {
                                       : (both ? count_filters<2, 2> : count_filters<1, 2>);
       some(c, filters, planes + from, w, run);
       for (int at = 0; at < least(RUN, end - from); at += 8) {
-        __m128i low[8], high[8] = {};
+        __m128i low[8], high[8];
         turn(reinterpret_cast<const Count(*)[RUN]>(run[0] + at), low);
-        if (filters > 8) turn(reinterpret_cast<const Count(*)[RUN]>(run[8] + at), high);
+        turn(reinterpret_cast<const Count(*)[RUN]>(run[8] + at), high);
         for (int i = 0; i < least(8, end - from - at); ++i, x = x + 1 == c.wp ? 0 : x + 1) {
           if (x >= c.ow) continue;
           _mm_storeu_si128(reinterpret_cast<__m128i*>(out), low[i]);
