@@ -514,23 +514,45 @@ struct Floats {
 
 #include "steps.inl"
 
-// A look-up and an addition are 32 filters x 4 channels.
-double peak(bool bits, int64_t rounds) {
+// Look-ups and additions of 32 filters x 4 channels each: a table, weights and sums in registers.
+double peak_lookups(int64_t rounds) {
   constexpr int N = 12;
-  if (bits) {
-    __m256i sums[N] = {}, table = _mm256_set1_epi8(1), weights = _mm256_set1_epi8(int(rounds & 3));
-    for (int64_t i = 0; i < rounds; ++i) {
-      asm volatile("" : "+x"(table), "+x"(weights));
+  __m256i sums[N], table = _mm256_set1_epi8(1), weights = _mm256_set1_epi8(3);
 #pragma GCC unroll 16
-      for (int k = 0; k < N; ++k) {
-        __m256i found = _mm256_shuffle_epi8(table, weights);
-        asm volatile("" : "+x"(found));  // one look-up for every sum
-        sums[k] = _mm256_add_epi8(sums[k], found);
-      }
+  for (int k = 0; k < N; ++k) sums[k] = _mm256_setzero_si256();
+  for (int64_t i = 0; i < rounds; ++i) {
+#pragma GCC unroll 16
+    for (int k = 0; k < N; ++k) {
+      keep(table);  // one look-up for every sum
+      sums[k] = _mm256_add_epi8(sums[k], _mm256_shuffle_epi8(table, weights));
+      keep(sums[k]);
     }
-    for (__m256i& sum : sums) asm volatile("" ::"x"(sum));
-    return double(rounds) * N * 128;
   }
+#pragma GCC unroll 16
+  for (int k = 0; k < N; ++k) asm volatile("" ::"x"(sums[k]));
+  return double(rounds) * N * 128;
+}
+
+// A tile of `Bits` that reads the first-level cache, over and over: the loads, too.
+template <int P, int F>
+double peak_tile(int64_t rounds) {
+  Conv c{};
+  c.c = 80, c.kh = c.kw = 3, c.wp = MAX_TILE + 2, c.dh = c.dw = 1;
+  const int n = Bits::nibbles(c);
+  alignas(64) uint8_t image[3 * (MAX_TILE + 2) * 20] = {}, weights[9 * 20 * BLOCK] = {};
+  alignas(64) Bits::Count counts[MAX_TILE][BLOCK];
+  const int32_t origin = 0;
+  const int lookups = P * F * n * 9;
+  const int64_t tiles = rounds * 12 / lookups + 1;  // about as long as the rounds of the other
+  for (int64_t i = 0; i < tiles; ++i) {
+    Bits::count_row<P, F, 1>(c, image, &origin, P, weights, counts);
+    asm volatile("" ::"r"(&counts) : "memory");
+  }
+  return double(tiles) * lookups * 128;
+}
+
+double peak_fp32(int64_t rounds) {
+  constexpr int N = 12;
   __m256 sums[N] = {}, a = _mm256_set1_ps(0.5f), b = _mm256_set1_ps(0.25f);
   for (int64_t i = 0; i < rounds; ++i) {
 #pragma GCC unroll 16
@@ -540,6 +562,16 @@ double peak(bool bits, int64_t rounds) {
     }
   }
   return double(rounds) * N * 8;
+}
+
+double peak(bool bits, int form, int64_t rounds) {
+  if (!bits) return form == 0 ? peak_fp32(rounds) : 0;
+  switch (form) {
+    case 0: return peak_lookups(rounds);
+    case 1: return peak_tile<4, 2>(rounds);
+    case 2: return peak_tile<8, 1>(rounds);
+    default: return 0;
+  }
 }
 
 const Isa isa = {"avx2", Bits::bytes, Bits::scratch, Bits::pack, float_bytes, float_scratch, pack_float, run, read_signs,

@@ -151,7 +151,8 @@ struct Floats {
 
 #include "steps.inl"
 
-double peak(bool bits, int64_t rounds) {
+double peak(bool bits, int form, int64_t rounds) {
+  if (form != 0) return 0;
   constexpr int N = 10;
   if (bits) {
     __m512i sums[N] = {}, word = _mm512_set1_epi64(rounds), weights = _mm512_set1_epi64(3);

@@ -100,7 +100,8 @@ struct Floats {
 
 #include "steps.inl"
 
-double peak(bool bits, int64_t rounds) {
+double peak(bool bits, int form, int64_t rounds) {
+  if (form != 0) return 0;
   uint64_t word = 1;
   float sum = 0;
   for (int64_t i = 0; i < rounds; ++i)

@@ -146,9 +146,9 @@ struct Isa {
   // y [images][oh * ow][oc] = scale[oc] * (sums + (add ? y : 0)); scratch: `bits_scratch` for every image.
   void (*convolve)(const Conv&, const uint64_t* in, int images, const float* scale, bool add, float* y,
                    uint8_t* scratch);
-  // What the instructions of sums over signs (`bits`) and of fp32 sums can do in registers: `rounds` of each, and the
-  // multiply-accumulates that they stand for.
-  double (*peak)(bool bits, int64_t rounds);
+  // What the instructions of sums over signs (`bits`) and of fp32 sums can do: about `rounds` of a loop of one form of
+  // them, 0, 1, ..., and the multiply-accumulates that they stand for; 0 where there is no such form.
+  double (*peak)(bool bits, int form, int64_t rounds);
 };
 
 const Isa* isa_generic();
