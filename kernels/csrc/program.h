@@ -89,11 +89,15 @@ struct Pool {
   bool count_pad;
 };
 
-// output[pixel][c] = sum over sources of source[pixel * stride][map[c]], nothing where the map says -1.
+// output[pixel][c] = sum over sources of source[pixel * stride][channel that goes to c], nothing where none does.
 struct Gather {
+  struct Way {
+    int32_t to, from;  // place in a block of the output, channel of the source
+  };
   struct Source {
     int in, stride;
-    const int32_t* map;  // nullptr: channel c is channel c
+    const Way* ways;        // nullptr: channel c goes to c
+    const int32_t* starts;  // [blocks + 1]: where each block's ways begin
   } sources[MAX_SOURCES];
   int count;
   int oh, ow, oc;
