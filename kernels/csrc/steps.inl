@@ -43,7 +43,12 @@ inline void finish(const Chain& chain, const Frame& f, int image, Tile& tile, in
       }
       case Op::PRELU:
         each16(tile, pixels, lanes, [=](float* x, int, int j) {
-          for (int i = 0; i < 16; ++i) x[i] = x[i] > 0 ? x[i] : x[i] * a[j + i];
+          // Both products in any case: in a branch they would keep gcc from vectors (and gcc 12 gets it wrong with
+          // -fno-trapping-math).
+          for (int i = 0; i < 16; ++i) {
+            const float above = x[i] > 0 ? x[i] : 0.0f, below = x[i] > 0 ? 0.0f : x[i];
+            x[i] = above + below * a[j + i];
+          }
         });
         break;
       case Op::SIGMOID:
