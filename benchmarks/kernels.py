@@ -6,7 +6,8 @@ Batch 1, one thread. The engine's time is that of 9 equal layers in a row less t
 signs. torch convolves fp32 with a weight that oneDNN prepacked (channels_last). The three take turns; times are 20th
 percentiles of CPU time, which other processes disturb least. Weights stay in the cache where they fit, for all.
 `of peak` sets the engine's rate beside what its instructions do in registers (AVX2: a table look-up and an addition of
-bytes), and torch's beside fused multiply-adds, both measured in the same run.
+bytes), and torch's beside fused multiply-adds: the fastest of some loops, timed before, between and after the layers.
+Beside the peak stands the kernel's inner loop alone, out of the first-level cache.
 Files: kernels.json and kernels.png, the shares of the peaks, in `out`.
 """
 
@@ -15,17 +16,18 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from sparsign.evaluation.latency import Candidate, interleaved
 from sparsign.evaluation.report import environment
 from sparsign.kernels.engine import native
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # `benchmarks` is not installed
+from benchmarks.timing import Call, gmacs, layers, p20, per_layer, prepacked
 
 LAYERS = {
     "ResNet-18, CIFAR": [(64, 32), (128, 16), (256, 8), (512, 4)],
@@ -34,68 +36,61 @@ LAYERS = {
     "NIN, CIFAR": [(192, 16), (192, 8)],
 }
 DEPTH = 9
-NO_MAP = np.empty(0, np.int32)
 
 
-def binary_layers(channels: int, size: int, depth: int) -> Callable[[Tensor], Tensor]:
+def binary_layers(channels: int, size: int, depth: int) -> Call:
     """`depth` binary 3x3 layers, sign to sign, between a sign and a pool."""
-    module, rng = native(), np.random.default_rng(0)
-    network = module.Network("", (channels, size, size), False)
-    bits, chain = network.value(True, size, size, channels), module.Chain()
-    chain.sign(bits)
-    network.gather([module.Source(0, 1, NO_MAP)], (channels, size, size), chain)
-    window = module.Window((3, 3), (1, 1), (1, 1), (1, 1))
-    for k in range(depth):
-        chain, last = module.Chain(), k == depth - 1
-        out = network.value(not last, size, size, channels)
-        (chain.store if last else chain.sign)(out)
-        codes = rng.choice(np.array([-1, 1], np.int8), (channels, channels, 3, 3))
-        network.conv_bits(bits, window, codes, chain)
-        bits = out
-    answer, chain = network.value(False, 1, 1, channels), module.Chain()
-    chain.store(answer)
-    network.pool(False, bits, module.Window((size, size), (1, 1), (0, 0), (1, 1)), (1, 1), False, chain)
-    network.finish(answer)
-    logits = torch.empty(1, channels)
-
-    def run(images: Tensor) -> Tensor:
-        network.run(images.data_ptr(), 1, logits.data_ptr(), 1)
-        return logits
-
-    return run
-
-
-def torch_layer(channels: int) -> Callable[[Tensor], Tensor]:
-    """A 3x3 convolution in fp32 with a prepacked weight."""
-    weight = torch.randn(channels, channels, 3, 3)
-    ops = torch.ops.mkldnn_prepacked
-    packed = ops.conv2d_prepack(weight, None, [1, 1], [1, 1], [1, 1], 1, [1, channels, 8, 8], "none")
-    return lambda x: ops.conv2d_run(x, packed)
-
-
-def p20(times: list[float]) -> float:
-    return float(np.percentile(times, 20))
+    rng = np.random.default_rng(0)
+    weights = [rng.choice(np.array([-1, 1], np.int8), (channels, channels, 3, 3)) for _ in range(depth)]
+    return layers(size, weights, in_a_row=True)
 
 
 @torch.inference_mode()
 def measure(network: str, channels: int, size: int, seconds: float) -> dict[str, Any]:
-    """One layer's row; times in microseconds, rates in GMAC/s."""
+    """One layer's row."""
     timed = [Candidate(str(d), native().isas()[0], binary_layers(channels, size, d)) for d in (DEPTH, 1)]
-    timed.append(Candidate("torch", "", torch_layer(channels), channels_last=True))
-    deep, one, fp32 = map(p20, interleaved(timed, torch.randn(1, channels, size, size), seconds, time.process_time))
-    binary, macs = (deep - one) / (DEPTH - 1), 9 * channels**2 * size**2
-    row = {"network": network, "channels": channels, "size": size, "binary_us": 1e6 * binary, "torch_us": 1e6 * fp32}
-    return {**row, "binary_gmacs": 1e-9 * macs / binary, "torch_gmacs": 1e-9 * macs / fp32, "ratio": fp32 / binary}
+    timed.append(Candidate("torch", "", prepacked(torch.randn(channels, channels, 3, 3), size), channels_last=True))
+    return row(
+        network, channels, size, *interleaved(timed, torch.randn(1, channels, size, size), seconds, time.process_time)
+    )
 
 
-def peak(bits: bool) -> float:
-    """GMAC/s of the instructions alone, in registers: sums over signs, or fp32."""
-    rounds, rates = 2_000_000, []
-    for _ in range(20):
-        start = time.process_time()
-        macs = native().peak("", bits, rounds)
-        rates.append(1e-9 * macs / (time.process_time() - start))
-    return max(rates)
+def row(
+    network: str, channels: int, size: int, deep: list[float], one: list[float], fp32: list[float]
+) -> dict[str, Any]:
+    """Times in microseconds, rates in GMAC/s, from samples in seconds of DEPTH layers, of one and of torch's."""
+    times = {"binary": per_layer(deep, one, DEPTH), "torch": p20(fp32)}
+    found = {"network": network, "channels": channels, "size": size, "ratio": times["torch"] / times["binary"]}
+    found |= {f"{name}_us": 1e6 * t for name, t in times.items()}
+    return found | {f"{name}_gmacs": gmacs(channels, channels, size, t) for name, t in times.items()}
+
+
+class Peaks:
+    """GMAC/s of loops of the instructions alone: sums over signs, and fp32; the best of all that was timed so far."""
+
+    def __init__(self) -> None:
+        self.signs: list[float] = []
+        """By form of loop: AVX2: in registers; two tiles of the kernel out of the first-level cache."""
+        self.fp32 = 0.0
+
+    def measure(self, times: int = 40) -> None:
+        """A few milliseconds of each."""
+        forms = [form for form in range(8) if native().peak("", True, form, 1) > 0]
+        self.signs = self.signs or [0.0] * len(forms)
+        for _ in range(times):
+            self.signs = [max(best, _rate(True, form)) for best, form in zip(self.signs, forms, strict=True)]
+            self.fp32 = max(self.fp32, _rate(False, 0))
+
+
+def _rate(bits: bool, form: int, rounds: int = 200_000) -> float:
+    start = time.process_time()
+    macs = native().peak("", bits, form, rounds)
+    return 1e-9 * macs / (time.process_time() - start)
+
+
+def shares(found: dict[str, Any], signs: float, fp32: float) -> tuple[float, float]:
+    """What a row's rates are of the peaks."""
+    return found["binary_gmacs"] / signs, found["torch_gmacs"] / fp32
 
 
 def draw(rows: list[dict[str, Any]], peaks: tuple[float, float], path: Path, title: str) -> None:
@@ -108,12 +103,11 @@ def draw(rows: list[dict[str, Any]], peaks: tuple[float, float], path: Path, tit
     names = [f"{r['channels']}x{r['size']}x{r['size']} ({r['network']})" for r in rows]
     figure, axis = plt.subplots(figsize=(8, 0.4 * len(rows) + 1.5))
     places = np.arange(len(rows))[::-1]
-    for key, limit, shift, label in (
-        ("binary", peaks[0], 0.2, "engine, binary"),
-        ("torch", peaks[1], -0.2, "torch fp32"),
-    ):
-        shares = [r[f"{key}_gmacs"] / limit for r in rows]
-        bars = axis.barh(places + shift, shares, 0.4, label=f"{label}: peak {limit:.0f} GMAC/s")
+    for key, k, shift, label in (("binary", 0, 0.2, "engine, binary"), ("torch", 1, -0.2, "torch fp32")):
+        limit = peaks[k]
+        bars = axis.barh(
+            places + shift, [shares(r, *peaks)[k] for r in rows], 0.4, label=f"{label}: peak {limit:.0f} GMAC/s"
+        )
         axis.bar_label(bars, [f"{r[f'{key}_gmacs']:.0f} GMAC/s" for r in rows], padding=3, fontsize=7)
     axis.set_yticks(places, names)
     axis.set(xlabel="share of the peak of the instructions used", xlim=(0, 1.2), title=title)
@@ -130,29 +124,33 @@ def main() -> None:
     if native() is None:
         sys.exit("the compiled engine was not built: nothing to measure")
     torch.set_num_threads(1)
-    here, bits_peak, fma_peak = environment(), peak(True), peak(False)
+    here, peaks, rows = environment(), Peaks(), []
     shapes = [(network, *shape) for network, found in LAYERS.items() for shape in found]
-    print(f"{here['cpu']}, engine {native().isas()[0]}, torch {here['torch']}")
-    print(f"peaks: {bits_peak:.0f} GMAC/s over signs, {fma_peak:.0f} in fp32")
+    print(f"{here['cpu']}, engine {native().isas()[0]}, torch {here['torch']}, batch 1, one thread")
+    for shape in shapes:
+        peaks.measure()
+        rows.append(measure(*shape, float(chosen["seconds"]) / len(shapes)))
+    peaks.measure()
+    best = max(peaks.signs), peaks.fp32
+    loop = f", the kernel's inner loop {max(peaks.signs[1:]):.0f}" if peaks.signs[1:] else ""
+    print(f"peaks: {best[0]:.0f} GMAC/s over signs{loop}; {best[1]:.0f} in fp32")
     mine = f"{'binary us':>11}{'GMAC/s':>8}{'of peak':>9}"
     print(f"{'':21}{'shape':>10}{mine}{'torch us':>10}{'GMAC/s':>8}{'of peak':>9}{'faster':>8}")
-    rows = []
-    for network, channels, size in shapes:
-        rows.append(r := measure(network, channels, size, float(chosen["seconds"]) / len(shapes)))
-        print(f"{network:21}{f'{channels}x{size}x{size}':>10}{r['binary_us']:>11.1f}{r['binary_gmacs']:>8.0f}", end="")
-        print(f"{r['binary_gmacs'] / bits_peak:>9.0%}", end="")
-        print(f"{r['torch_us']:>10.1f}{r['torch_gmacs']:>8.0f}{r['torch_gmacs'] / fma_peak:>9.0%}{r['ratio']:>8.2f}x")
+    for r in rows:
+        shape, (binary, fp32) = "{0}x{1}x{1}".format(r["channels"], r["size"]), shares(r, *best)
+        print(f"{r['network']:21}{shape:>10}{r['binary_us']:>11.1f}{r['binary_gmacs']:>8.0f}{binary:>9.0%}", end="")
+        print(f"{r['torch_us']:>10.1f}{r['torch_gmacs']:>8.0f}{fp32:>9.0%}{r['ratio']:>8.2f}x")
     out = Path(chosen["out"])
     out.mkdir(parents=True, exist_ok=True)
     written = {
         "environment": here,
         "isa": native().isas()[0],
-        "peak_gmacs": {"signs": bits_peak, "fp32": fma_peak},
+        "peak_gmacs": {"signs": best[0], "signs_by_form": peaks.signs, "fp32": best[1]},
         "rows": rows,
     }
     (out / "kernels.json").write_text(json.dumps(written, indent=1) + "\n", encoding="utf-8")
     title = f"{here['cpu']}, {native().isas()[0]}, batch 1, one thread"
-    draw(rows, (bits_peak, fma_peak), out / "kernels.png", title)
+    draw(rows, best, out / "kernels.png", title)
 
 
 if __name__ == "__main__":

@@ -38,6 +38,9 @@ from sparsign.kernels.module import PackedNetwork
 from sparsign.packing.file import read
 from sparsign.packing.spec import PackedModel
 
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # `benchmarks` is not installed
+from benchmarks.timing import p20
+
 OPTIONS = {"packed": "", "batches": "1,64", "threads": "1", "seconds": "30", "out": "."}
 Call = Callable[[Tensor], Tensor]
 
@@ -157,7 +160,12 @@ def measure(packed: PackedModel, batch: int, threads: int, seconds: float) -> li
     timed = candidates(packed, images, threads)
     with torch.inference_mode():
         samples = interleaved(timed, images, seconds, time.process_time if threads == 1 else time.perf_counter)
-    p20 = [float(np.percentile(times, 20)) for times in samples]
+    return rows_of(timed, samples, batch, threads)
+
+
+def rows_of(timed: list[Candidate], samples: list[list[float]], batch: int, threads: int) -> list[dict[str, Any]]:
+    """Milliseconds from samples in seconds, and how many times faster the first one is."""
+    lows = [p20(times) for times in samples]
     return [
         {
             "engine": candidate.engine,
@@ -166,10 +174,10 @@ def measure(packed: PackedModel, batch: int, threads: int, seconds: float) -> li
             "threads": threads,
             "p20_ms": 1e3 * low,
             "median_ms": 1e3 * median(times),
-            "times_faster": low / p20[0],
+            "times_faster": low / lows[0],
             "samples": len(times),
         }
-        for candidate, low, times in zip(timed, p20, samples, strict=True)
+        for candidate, low, times in zip(timed, lows, samples, strict=True)
     ]
 
 

@@ -2,8 +2,9 @@
 
     python benchmarks/sparsity.py [seconds=60] [layers=64x32,128x16,256x8,512x4] [rates=0,.5,.9] [out=FOLDER]
 
-Batch 1, one thread, CPU time, 20th percentile; all of one layer take turns. Kinds of pruning, each at every rate:
-  filters    STQ-A: a binary layer over signs loses filters
+Batch 1, one thread, CPU time, 20th percentile; all rates and rivals of one layer take turns. Kinds of pruning:
+  filters    STQ-A: a binary layer over signs loses filters, as in residual networks, where all inputs live on
+  both       STQ-A: it loses filters, and inputs alike, as in a chain whose layers are all pruned so
   columns    STQ-B, gathered: a binary layer over signs loses input channels
   groups     WPC: ternary over fp32, groups of 8 filters lose an input channel's tap
   cut        ADMM, structured: an fp32 layer loses filters and columns, each keeping the root of what is left
@@ -11,8 +12,9 @@ Batch 1, one thread, CPU time, 20th percentile; all of one layer take turns. Kin
 The engine's time is that of a network with 5 copies of the layer, all reading the same values, less that of one with
 1, by 4. Rivals compute the layer alone: torch with a prepacked weight, ONNX Runtime where it is there (neither sees
 zeros), and torch's product of a CSR matrix with the unfolded image (the unfolding is not counted).
-`gain` is over the engine at the first rate, `theory` 1 / (1 - rate), `over fp32` over the fastest dense library. For
-`filters` the demand is gain >= 0.9 theory.
+`gain` is over the engine at the first rate, `theory` the products of the whole layer over those that are left,
+`over_fp32` over the fastest dense library. `demand` for `filters` and `both` is a gain of 0.9 / (1 - p), p the share of
+filters that went.
 Files: sparsity.json and sparsity.png in `out`.
 """
 
@@ -24,6 +26,7 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -35,48 +38,24 @@ from sparsign.evaluation.latency import Candidate, interleaved
 from sparsign.evaluation.report import environment
 from sparsign.kernels.engine import native
 
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # `benchmarks` is not installed
+from benchmarks.timing import Call, layers, p20, per_layer, prepacked
+
 OPTIONS = {"seconds": "60", "layers": "64x32,128x16,256x8,512x4", "rates": "0,.25,.5,.75,.9,.95", "out": "."}
-NO_MAP = np.empty(0, np.int32)
 COPIES = 5
-KINDS = ("filters", "columns", "groups", "cut", "irregular")
-Call = Callable[[Tensor], Tensor]
+BINARY = ("filters", "both", "columns")
+KINDS = (*BINARY, "groups", "cut", "irregular")
+DEMANDED = ("filters", "both")
 
 
 def kept(channels: int, share: float) -> int:
     return max(1, round(channels * share))
 
 
-def engine_network(size: int, weight: np.ndarray, bits: bool, copies: int) -> Call:
-    """`copies` equal 3x3 layers that read the same image, as signs or in fp32, and a pool of the last one's outputs."""
-    module, (outputs, inputs) = native(), weight.shape[:2]
-    network, source = module.Network("", (inputs, size, size), False), 0
-    if bits:
-        source, chain = network.value(True, size, size, inputs), module.Chain()
-        chain.sign(source)
-        network.gather([module.Source(0, 1, NO_MAP)], (inputs, size, size), chain)
-    window = module.Window((3, 3), (1, 1), (1, 1), (1, 1))
-    for k in range(copies):
-        chain, last = module.Chain(), k == copies - 1
-        out = network.value(bits and not last, size, size, outputs)
-        (chain.sign if bits and not last else chain.store)(out)
-        (network.conv_bits if bits else network.conv_float)(source, window, weight, chain)
-    answer, chain = network.value(False, 1, 1, outputs), module.Chain()
-    chain.store(answer)
-    network.pool(False, out, module.Window((size, size), (1, 1), (0, 0), (1, 1)), (1, 1), False, chain)
-    network.finish(answer)
-    logits = torch.empty(1, outputs)
-
-    def run(images: Tensor) -> Tensor:
-        network.run(images.data_ptr(), 1, logits.data_ptr(), 1)
-        return logits
-
-    return run
-
-
 def binary_weight(kind: str, channels: int, rate: float) -> np.ndarray:
     """int8 signs [outputs, inputs, 3, 3] of what is left."""
     left = kept(channels, 1 - rate)
-    shape = (left, channels, 3, 3) if kind == "filters" else (channels, left, 3, 3)
+    shape = {"filters": (left, channels, 3, 3), "both": (left, left, 3, 3), "columns": (channels, left, 3, 3)}[kind]
     return np.random.default_rng(0).choice(np.array([-1, 1], np.int8), shape)
 
 
@@ -93,17 +72,13 @@ def float_weight(kind: str, channels: int, rate: float) -> np.ndarray:
     return (rng.choice([-1, 1], shape).reshape(-1, 8, channels, 3, 3) * groups).reshape(shape).astype(np.float32)
 
 
-def rivals(weight: Tensor, size: int) -> list[Candidate]:
-    inputs = weight.shape[1]
-    ops, matrix = torch.ops.mkldnn_prepacked, weight.flatten(1).to_sparse_csr()
-    packed = ops.conv2d_prepack(weight, None, [1, 1], [1, 1], [1, 1], 1, [1, inputs, size, size], "none")
-    unfolded = torch.nn.functional.unfold(torch.randn(1, inputs, size, size), 3, padding=1)[0]
-    found = [
-        Candidate("torch dense", "", lambda x: ops.conv2d_run(x, packed), channels_last=True),
-        Candidate("torch CSR", "", lambda _: matrix @ unfolded),
-    ]
+def rivals(weight: Tensor, size: int) -> dict[str, Callable[[], Tensor]]:
+    matrix, images = weight.flatten(1).to_sparse_csr(), torch.randn(1, weight.shape[1], size, size)
+    unfolded = torch.nn.functional.unfold(images, 3, padding=1)[0]
+    dense = partial(prepacked(weight, size), images.contiguous(memory_format=torch.channels_last))
+    found = {"torch dense": dense, "torch CSR": lambda: matrix @ unfolded}
     with suppress(ImportError):
-        found.append(Candidate("ONNX Runtime", "", onnx_layer(weight, size)))
+        found["ONNX Runtime"] = partial(onnx_layer(weight, size), images)
     return found
 
 
@@ -122,23 +97,45 @@ def onnx_layer(weight: Tensor, size: int) -> Call:
 @torch.inference_mode()
 def measure(kind: str, channels: int, size: int, rates: list[float], seconds: float) -> list[dict[str, Any]]:
     """One row per rate; times in microseconds."""
-    rows, bits = [], kind in ("filters", "columns")
-    for rate in rates:
-        weight = binary_weight(kind, channels, rate) if bits else float_weight(kind, channels, rate)
-        timed = [Candidate(str(n), "", engine_network(size, weight, bits, n)) for n in (COPIES, 1)]
-        others = [] if bits else rivals(torch.from_numpy(weight), size)
+    weights = [(binary_weight if kind in BINARY else float_weight)(kind, channels, rate) for rate in rates]
+    calls: dict[tuple[float, str | int], Callable[[], Tensor]] = {}
+    for rate, weight in zip(rates, weights, strict=True):
         images = torch.randn(1, weight.shape[1], size, size)
-        samples = interleaved([*timed, *others], images, seconds / len(rates), time.process_time)
-        many, one, *rest = (1e6 * float(np.percentile(t, 20)) for t in samples)
-        row = {"kind": kind, "channels": channels, "size": size, "rate": rate, "theory": 1 / (1 - rate)}
-        row["engine_us"] = (many - one) / (COPIES - 1)
-        row |= {c.engine: t for c, t in zip(others, rest, strict=True)}
-        row["gain"] = (rows[0] if rows else row)["engine_us"] / row["engine_us"]
-        dense = [row[name] for name in ("torch dense", "ONNX Runtime") if name in row]
-        if dense:
-            row["over_fp32"] = min(dense) / row["engine_us"]
-        rows.append(row)
+        calls |= {(rate, n): partial(layers(size, [weight] * n), images) for n in (COPIES, 1)}
+        if kind not in BINARY:
+            calls |= {(rate, name): call for name, call in rivals(torch.from_numpy(weight), size).items()}
+    timed = [Candidate("", "", lambda _, call=call: call()) for call in calls.values()]
+    samples = dict(zip(calls, interleaved(timed, torch.empty(0), seconds, time.process_time), strict=True))
+    rows: list[dict[str, Any]] = []
+    for rate, weight in zip(rates, weights, strict=True):
+        row = {"kind": kind, "channels": channels, "size": size, "rate": rate}
+        row |= {"kept": len(weight) / channels, "theory": theory(weight, channels)}
+        row["engine_us"] = 1e6 * per_layer(samples[rate, COPIES], samples[rate, 1], COPIES)
+        row |= {name: 1e6 * p20(t) for (at, name), t in samples.items() if at == rate and isinstance(name, str)}
+        rows.append(row | ratios(row, rows[0] if rows else row))
     return rows
+
+
+def theory(weight: np.ndarray, channels: int) -> float:
+    """Products of the whole layer over those of what is left; signs are never 0."""
+    return 9 * channels**2 / max(1, int(np.count_nonzero(weight)))
+
+
+def ratios(row: dict[str, Any], whole: dict[str, Any]) -> dict[str, Any]:
+    """The columns that compare a row with that of the first rate, and with libraries."""
+    found = {"gain": whole["engine_us"] / row["engine_us"]}
+    dense = [row[name] for name in ("torch dense", "ONNX Runtime") if name in row]
+    if dense:
+        found["over_fp32"] = min(dense) / row["engine_us"]
+    if row["kind"] in DEMANDED and row is not whole:
+        found["demand"] = 0.9 / row["kept"]
+    return found
+
+
+def held(rows: list[dict[str, Any]], kind: str) -> tuple[int, int]:
+    """In how many of how many pruned layers the demand is met."""
+    met = [r["gain"] >= r["demand"] for r in rows if r["kind"] == kind and "demand" in r]
+    return sum(met), len(met)
 
 
 def draw(rows: list[dict[str, Any]], path: Path, title: str) -> None:
@@ -157,7 +154,7 @@ def draw(rows: list[dict[str, Any]], path: Path, title: str) -> None:
             if "torch CSR" in line[0]:
                 csr = [line[0]["torch dense"] / r["torch CSR"] for r in line]
                 axis.plot([r["theory"] for r in line], csr, ":", color=axis.lines[-1].get_color())
-        bound = sorted({r["theory"] for r in mine})
+        bound = sorted({r["theory"] for r in mine} | {1.0})
         axis.plot(bound, bound, "k--", lw=0.8)
         axis.set(xscale="log", yscale="log", xlabel="theoretical", title=kind)
     axes[0].set_ylabel("measured gain (dotted: torch CSR over torch dense)")
@@ -174,22 +171,22 @@ def main() -> None:
         sys.exit(f"expected {', '.join(OPTIONS)}")
     if native() is None:
         sys.exit("the compiled engine was not built: nothing to measure")
-    layers = [tuple(map(int, layer.split("x"))) for layer in chosen["layers"].split(",")]
+    shapes = [tuple(map(int, layer.split("x"))) for layer in chosen["layers"].split(",")]
     rates, seconds = [float(r) for r in chosen["rates"].split(",")], float(chosen["seconds"])
     torch.set_num_threads(1)
     here, rows = environment(), []
     print(f"{here['cpu']}, engine {native().isas()[0]}, torch {here['torch']}, batch 1, one thread")
-    columns = ("engine_us", "torch dense", "torch CSR", "ONNX Runtime", "gain", "theory", "over_fp32")
+    columns = ("engine_us", "torch dense", "torch CSR", "ONNX Runtime", "over_fp32", "theory", "gain", "demand")
     print(f"{'':11}{'layer':>9}{'rate':>6}" + "".join(f"{c:>13}" for c in columns))
     for kind in KINDS:
-        for channels, size in layers:
-            for r in measure(kind, channels, size, rates, seconds / len(layers) / len(KINDS)):
+        for channels, size in shapes:
+            for r in measure(kind, channels, size, rates, seconds / len(shapes) / len(KINDS)):
                 cells = "".join(f"{r[c]:>13.2f}" if c in r else f"{'':13}" for c in columns)
-                short = kind == "filters" and r["gain"] < 0.9 * r["theory"]
-                print(f"{kind:11}{f'{channels}x{size}':>9}{r['rate']:>6}{cells}{'  below 0.9' if short else ''}")
+                short = "  below" if r["gain"] < r.get("demand", 0) else ""
+                print(f"{kind:11}{f'{channels}x{size}':>9}{r['rate']:>6}{cells}{short}")
                 rows.append(r)
-    held = [r["gain"] >= 0.9 * r["theory"] for r in rows if r["kind"] == "filters"]
-    print(f"filters: gain >= 0.9 theory in {sum(held)} of {len(held)}")
+    for kind in DEMANDED:
+        print("{}: gain >= 0.9 / (1 - p) in {} of {} pruned layers".format(kind, *held(rows, kind)))
     out = Path(chosen["out"])
     out.mkdir(parents=True, exist_ok=True)
     written = {"environment": here, "isa": native().isas()[0], "batch": 1, "threads": 1, "rows": rows}

@@ -5,6 +5,9 @@
 Takes the same overrides as train.py. `plain` is the network of the same form without any weight transform, trained by
 a dozen lines of PyTorch; `stage` is the Lightning module with the method's transforms, penalty and hooks. Both see the
 same loader, optimizer and precision and run in turn; the ratio is the median over the rounds of ratios of neighbours.
+
+With `+compare=kernels` each stage is run with the compiled engine off and on (`trainer.kernels`), in turn, in place of
+plain and stage; that needs `trainer.precision=fp32` where the CPU is fast at bf16.
 """
 
 from __future__ import annotations
@@ -22,8 +25,12 @@ from rich.console import Console
 from rich.table import Table
 from torch import nn
 
+from sparsign.compressors import registry
 from sparsign.compressors.base import Recipe, Stage
-from sparsign.configs.schema import register
+from sparsign.configs import schema
+from sparsign.evaluation.report import environment
+from sparsign.kernels.engine import native
+from sparsign.kernels.training import sign_convs
 from sparsign.pipeline import build, optim
 from sparsign.pipeline.cli import fails_in_one_line, run_cli
 from sparsign.pipeline.module import StageModule
@@ -46,13 +53,14 @@ def plain_images_per_s(config: DictConfig, net: nn.Module, data: pl.LightningDat
     return images / (time.perf_counter() - started)
 
 
-def stage_images_per_s(config: DictConfig, module: StageModule, data: pl.LightningDataModule) -> float:
-    """The same through Lightning and the compressor's hooks."""
+def stage_images_per_s(config: DictConfig, module: StageModule, data: pl.LightningDataModule, kernels: bool) -> float:
+    """The same through Lightning and the compressor's hooks; kernels: convs of signs by the compiled engine."""
     rows = []
     module.on_epoch = rows.append
     trainer = build.trainer(config, 1, [])
     trainer.limit_train_batches = config.steps
-    trainer.fit(module, data.train_dataloader())
+    with sign_convs(kernels and build.device(config).type == "cpu"):
+        trainer.fit(module, data.train_dataloader())
     return rows[0]["images_per_s"]
 
 
@@ -68,7 +76,9 @@ def main(config: DictConfig) -> None:
     for model in (bare, net):
         model.to(build.device(config), memory_format=torch.channels_last)
     compressor.prepare(net, next(iter(data.test_dataloader()))[0][:1])
-    table = Table("stage", "plain images/s", "stage images/s", "stage / plain", title=config.compressor.name)
+    base, what = ("off", "on") if compares_kernels(config) else ("plain", "stage")
+    columns = ("stage", f"{base} images/s", f"{what} images/s", f"{what} / {base}")
+    table = Table(*columns, title=config.compressor.name + (", trainer.kernels" if base == "off" else ""))
     stages = compressor.stages(net)
     for stage in stages:
         compressor.start(net, stage)
@@ -76,28 +86,58 @@ def main(config: DictConfig) -> None:
         if compressor.recipe(stage).epochs:
             measure(config, table, stage, recipe, (bare, net), compressor, data)
         compressor.finish(net, stage)
-    precision = "bf16" if build.uses_bf16(config) else "fp32"
-    where = f"{torch.get_num_threads()} threads, {torch.backends.cpu.get_cpu_capability()}"
     Console().print(table)
-    print(f"{config.model.name} ({config.model.form}), batch {config.dataset.batch_size}, {precision}, {where}")
+    print(where(config))
+
+
+def compares_kernels(config: DictConfig) -> bool:
+    """Whether `+compare=kernels` was asked for; ValueError for anything else, and where nothing would differ."""
+    compared = config.get("compare", "plain")
+    if compared not in ("plain", "kernels"):
+        raise ValueError(f"compare={compared}: expected plain or kernels")
+    if compared == "kernels" and native() is None:
+        raise ValueError("compare=kernels: the compiled engine was not built")
+    if compared == "kernels" and build.uses_bf16(config):
+        raise ValueError("compare=kernels: the engine sums fp32 convs, add trainer.precision=fp32")
+    return compared == "kernels"
+
+
+def where(config: DictConfig) -> str:
+    """What was trained, and on what, for a table's last line."""
+    precision = "bf16" if build.uses_bf16(config) else "fp32"
+    engine = f"engine {native().isas()[0]}" if native() is not None else "no compiled engine"
+    net = f"{config.model.name} ({config.model.form}), {config.dataset.name}, batch {config.dataset.batch_size}"
+    taken = f"{config.steps} steps, {config.rounds} rounds, seed {config.seed}"
+    machine = f"{torch.get_num_threads()} thread(s), torch {torch.backends.cpu.get_cpu_capability()}, {engine}"
+    return f"{net}, {precision}, {taken}; {machine}, {environment()['cpu']}"
 
 
 def measure(config, table, stage: Stage, recipe: Recipe, nets: tuple, compressor, data) -> None:  # noqa: ANN001
-    """Rounds of plain and stage in turn; one row of the table."""
+    """Rounds of the two in turn; one row of the table."""
+
+    def staged(kernels: bool) -> float:
+        module = StageModule(nets[1], compressor, stage, recipe, config.seed, print)
+        return stage_images_per_s(config, module, data, kernels)
+
     pairs = []
     for _ in range(config.rounds + 1):
-        module = StageModule(nets[1], compressor, stage, recipe, config.seed, print)
-        pairs.append((plain_images_per_s(config, nets[0], data, recipe), stage_images_per_s(config, module, data)))
-    pairs = pairs[1:]  # the first round warms up
-    plain, staged = (statistics.median(p[i] for p in pairs) for i in (0, 1))
-    table.add_row(stage.name, f"{plain:.1f}", f"{staged:.1f}", f"{statistics.median(b / a for a, b in pairs):.3f}")
+        first = staged(False) if compares_kernels(config) else plain_images_per_s(config, nets[0], data, recipe)
+        pairs.append((first, staged(config.trainer.kernels or compares_kernels(config))))
+    table.add_row(stage.name, *cells(pairs[1:]))  # the first round warms up
+
+
+def cells(pairs: list[tuple[float, float]]) -> list[str]:
+    """Medians of both rates, and of the ratios of neighbours, second over first."""
+    first, second = (statistics.median(p[i] for p in pairs) for i in (0, 1))
+    return [f"{first:.1f}", f"{second:.1f}", f"{statistics.median(b / a for a, b in pairs):.3f}"]
 
 
 if __name__ == "__main__":
     import sys
 
     sys.path.insert(0, str(Path(__file__).parent.parent))
-    register()
+    schema.register()
+    registry.register()
     register_resolvers()
     sys.argv += ["hydra.run.dir=.", "~hydra.callbacks.summary"]
     run_cli(main, "train")

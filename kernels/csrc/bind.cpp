@@ -61,8 +61,10 @@ NB_MODULE(_native, m) {
            [](SourceSpec* self, int value, int stride, Array<int32_t, 1> map) { new (self) SourceSpec{value, stride, copied(map)}; },
            nb::arg("value"), nb::arg("stride"), nb::arg("map"));
 
-  m.def("peak", [](const std::string& isa, bool bits, int64_t rounds) { return choose_isa(isa)->peak(bits, rounds); },
-        nb::arg("isa"), nb::arg("bits"), nb::arg("rounds"), "Multiply-accumulates of so many rounds in registers; time it.");
+  m.def("peak",
+        [](const std::string& isa, bool bits, int form, int64_t rounds) { return choose_isa(isa)->peak(bits, form, rounds); },
+        nb::arg("isa"), nb::arg("bits"), nb::arg("form"), nb::arg("rounds"),
+        "Multiply-accumulates of so many rounds of one form of loop, 0 if there is no such form; time it.");
   m.def("convolve_signs",
         [](const std::string& isa, uintptr_t x, std::array<int64_t, 4> shape, uintptr_t weight, int64_t outputs,
            const ConvSpec& window, uintptr_t y, int threads) {

@@ -31,7 +31,6 @@ inline bool signs16(const float* x, float size, uint32_t& not_negative, uint32_t
 // Weights [oc / 32][tap][word][plane][32 filters].
 struct Bits : Words {
   using Count = int32_t;
-  static constexpr int PIXELS = 4;
   static constexpr int HALF = 32;
 
   static size_t bytes(const Conv& c) {
@@ -152,7 +151,8 @@ struct Floats {
 
 #include "steps.inl"
 
-double peak(bool bits, int64_t rounds) {
+double peak(bool bits, int form, int64_t rounds) {
+  if (form != 0) return 0;
   constexpr int N = 10;
   if (bits) {
     __m512i sums[N] = {}, word = _mm512_set1_epi64(rounds), weights = _mm512_set1_epi64(3);

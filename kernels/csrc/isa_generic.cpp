@@ -49,7 +49,6 @@ inline bool signs16(const float* x, float size, uint32_t& not_negative, uint32_t
 
 struct Bits : Words {
   using Count = int32_t;
-  static constexpr int PIXELS = 4;
 
   static size_t bytes(const Conv& c) { return sizeof(uint64_t) * c.oc * c.planes * c.kh * c.kw * words(c); }
 
@@ -101,7 +100,8 @@ struct Floats {
 
 #include "steps.inl"
 
-double peak(bool bits, int64_t rounds) {
+double peak(bool bits, int form, int64_t rounds) {
+  if (form != 0) return 0;
   uint64_t word = 1;
   float sum = 0;
   for (int64_t i = 0; i < rounds; ++i)

@@ -281,7 +281,12 @@ void Network::gather(const std::vector<SourceSpec>& sources, std::array<int, 3> 
     need(int64_t(h - 1) * s.stride < v.h && int64_t(w - 1) * s.stride < v.w, "a gather beyond its operand");
     need(s.map.empty() ? v.c == c : s.map.size() == size_t(c), "a gather's map of another length than its output");
     for (int32_t from : s.map) need(from >= -1 && from < v.c, "a gather's map beyond its operand's channels");
-    step.gather.sources[i] = {s.value, s.stride, s.map.empty() ? nullptr : keep(s.map, round_up(c, BLOCK))};
+    std::vector<Gather::Way> ways;
+    std::vector<int32_t> starts{0};
+    for (size_t block = 0; block < s.map.size(); block += BLOCK, starts.push_back(int32_t(ways.size())))
+      for (size_t k = block; k < std::min(s.map.size(), block + BLOCK); ++k)
+        if (s.map[k] >= 0) ways.push_back({int32_t(k - block), s.map[k]});
+    step.gather.sources[i] = {s.value, s.stride, s.map.empty() ? nullptr : keep(ways, 1), keep(starts, 0)};
     reads.push_back(s.value);
   }
   add(step, reads, h, w, c, chain, true);
@@ -354,17 +359,35 @@ void Network::run_images(const float* images, int64_t n, float* logits, uint8_t*
   }
 }
 
+// Arenas and scratch of one thread; a run writes whatever it reads of them.
+std::unique_ptr<Memory> Network::borrow() const {
+  {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    if (!idle_.empty()) {
+      std::unique_ptr<Memory> memory = std::move(idle_.back());
+      idle_.pop_back();
+      return memory;
+    }
+  }
+  return std::make_unique<Memory>(arena_bytes_ * TOGETHER + scratch_bytes_);
+}
+
+void Network::give_back(std::unique_ptr<Memory> memory) const {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  idle_.push_back(std::move(memory));
+}
+
 void Network::run(const float* images, int64_t n, float* logits, int threads) const {
   need(finished_, "the network is not finished");
   need(threads >= 1, "threads below 1");
-  const size_t bytes = arena_bytes_ * TOGETHER + scratch_bytes_;
   const int64_t workers = std::min<int64_t>(threads, n);
   const Value& in = values_[0];
   const size_t size = size_t(in.h) * in.w * in.c;
   const auto work = [&](int64_t w) {
     const int64_t from = n * w / workers, to = n * (w + 1) / workers;
-    const Memory memory(bytes);
-    run_images(images + from * size, to - from, logits + from * values_[output_].c, memory.data());
+    std::unique_ptr<Memory> memory = borrow();
+    run_images(images + from * size, to - from, logits + from * values_[output_].c, memory->data());
+    give_back(std::move(memory));
   };
   std::vector<std::thread> others;
   for (int64_t w = 1; w < workers; ++w) others.emplace_back(work, w);

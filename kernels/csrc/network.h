@@ -5,6 +5,7 @@
 #include <array>
 #include <cstdint>
 #include <memory>
+#include <mutex>
 #include <string>
 #include <vector>
 
@@ -86,6 +87,8 @@ class Network {
   void keep_nonzeros(Conv& c, const float* weight, size_t nonzeros);
   void plan();
   void run_images(const float* images, int64_t n, float* logits, uint8_t* memory) const;
+  std::unique_ptr<Memory> borrow() const;
+  void give_back(std::unique_ptr<Memory> memory) const;
   template <class T>
   T* keep(const std::vector<T>& data, size_t padded);
 
@@ -102,6 +105,8 @@ class Network {
   std::vector<Use> uses_;
   std::vector<Memory> constants_;
   std::vector<std::unique_ptr<std::vector<Op>>> chains_;
+  mutable std::mutex mutex_;
+  mutable std::vector<std::unique_ptr<Memory>> idle_;  // of earlier runs: fresh pages cost more than a small network
   size_t arena_bytes_ = 0, scratch_bytes_ = 0, weight_bytes_ = 0;
 };
 

@@ -89,11 +89,15 @@ struct Pool {
   bool count_pad;
 };
 
-// output[pixel][c] = sum over sources of source[pixel * stride][map[c]], nothing where the map says -1.
+// output[pixel][c] = sum over sources of source[pixel * stride][channel that goes to c], nothing where none does.
 struct Gather {
+  struct Way {
+    int32_t to, from;  // place in a block of the output, channel of the source
+  };
   struct Source {
     int in, stride;
-    const int32_t* map;  // nullptr: channel c is channel c
+    const Way* ways;        // nullptr: channel c goes to c
+    const int32_t* starts;  // [blocks + 1]: where each block's ways begin
   } sources[MAX_SOURCES];
   int count;
   int oh, ow, oc;
@@ -146,9 +150,9 @@ struct Isa {
   // y [images][oh * ow][oc] = scale[oc] * (sums + (add ? y : 0)); scratch: `bits_scratch` for every image.
   void (*convolve)(const Conv&, const uint64_t* in, int images, const float* scale, bool add, float* y,
                    uint8_t* scratch);
-  // What the instructions of sums over signs (`bits`) and of fp32 sums can do in registers: `rounds` of each, and the
-  // multiply-accumulates that they stand for.
-  double (*peak)(bool bits, int64_t rounds);
+  // What the instructions of sums over signs (`bits`) and of fp32 sums can do: about `rounds` of a loop of one form of
+  // them, 0, 1, ..., and the multiply-accumulates that they stand for; 0 where there is no such form.
+  double (*peak)(bool bits, int form, int64_t rounds);
 };
 
 const Isa* isa_generic();

@@ -43,7 +43,12 @@ inline void finish(const Chain& chain, const Frame& f, int image, Tile& tile, in
       }
       case Op::PRELU:
         each16(tile, pixels, lanes, [=](float* x, int, int j) {
-          for (int i = 0; i < 16; ++i) x[i] = x[i] > 0 ? x[i] : x[i] * a[j + i];
+          // Both products in any case: in a branch they would keep gcc from vectors (and gcc 12 gets it wrong with
+          // -fno-trapping-math).
+          for (int i = 0; i < 16; ++i) {
+            const float above = x[i] > 0 ? x[i] : 0.0f, below = x[i] > 0 ? 0.0f : x[i];
+            x[i] = above + below * a[j + i];
+          }
         });
         break;
       case Op::SIGMOID:
@@ -123,15 +128,16 @@ inline void sum_signs(const Conv& c, int images, const uint8_t* bordered, Emit e
   alignas(64) Bits::Count counts[MAX_TILE][BLOCK] = {};
   const float multiplier = float(c.multiplier);
   for (int block = 0; block < c.oc; block += BLOCK) {
-    const int channels = least(BLOCK, c.oc - block);
+    const int channels = least(BLOCK, c.oc - block), lanes = round_up(channels, 16);
     for (int image = 0; image < images; ++image) {
       const uint8_t* in = bordered + Bits::image_bytes(c) * size_t(image);
-      for (int first = 0; first < pixels; first += Bits::PIXELS) {
-        const int count = least(Bits::PIXELS, pixels - first);
+      for (int first = 0, count; first < pixels; first += count) {
+        count = Bits::next(c, first, channels);
         Bits::count(c, in, first, count, block, channels, counts);
         for (int p = 0; p < count; ++p) {
           const int32_t* base = c.base + size_t(c.kind[first + p]) * blocks + block;
-          for (int j = 0; j < BLOCK; ++j) tile.v[p][j] = float(base[j]) - multiplier * float(counts[p][j]);
+          for (int j = 0; j < lanes; j += 16)
+            for (int i = j; i < j + 16; ++i) tile.v[p][i] = float(base[i]) - multiplier * float(counts[p][i]);
         }
         emit(image, tile, first, count, block, channels);
       }
@@ -388,37 +394,46 @@ void pool(const Step& step, const Frame& f) {
   }
 }
 
+// Adds a source's channels of a block to one pixel of a tile.
+inline void add_source(const Gather::Source& source, const Frame& f, int image, size_t pixel, int block, int channels,
+                       float* out) {
+  const Value& v = f.values[source.in];
+  const Gather::Way* way = source.ways ? source.ways + source.starts[block / BLOCK] : nullptr;
+  const Gather::Way* end = source.ways ? source.ways + source.starts[block / BLOCK + 1] : nullptr;
+  if (v.bits) {
+    const uint64_t* bits = f.at<uint64_t>(source.in, image) + pixel * v.ld;
+    const auto sign = [=](int c) { return (bits[c / 64] >> (c % 64) & 1) ? 1.0f : -1.0f; };
+    if (!source.ways)
+      for (int j = 0; j < channels; ++j) out[j] += sign(block + j);
+    for (; way != end; ++way) out[way->to] += sign(way->from);
+    return;
+  }
+  const float* data = f.at<float>(source.in, image) + pixel * v.ld;
+  for (; way != end; ++way) out[way->to] += data[way->from];
+  if (source.ways) return;
+  for (int j = 0; j < round_up(channels, 16); j += 16)  // lanes that do not exist hold anything
+    for (int i = j; i < j + 16; ++i) out[i] += data[block + i];
+}
+
 void gather(const Step& step, const Frame& f) {
   const Gather& g = step.gather;
+  const int pixels = g.oh * g.ow;
   Tile tile;
   for (int image = 0; image < f.images; ++image)
-    for (int pixel = 0; pixel < g.oh * g.ow; ++pixel) {
-      const int y = pixel / g.ow, x = pixel % g.ow;
-      for (int block = 0; block < g.oc; block += BLOCK) {
-        const int channels = least(BLOCK, g.oc - block);
-        float* out = tile.v[0];
-        for (int j = 0; j < BLOCK; ++j) out[j] = 0;
-        for (int s = 0; s < g.count; ++s) {
-          const Gather::Source& source = g.sources[s];
-          const Value& v = f.values[source.in];
-          const size_t from = (size_t(y) * source.stride * v.w + size_t(x) * source.stride) * v.ld;
-          const int32_t* map = source.map ? source.map + block : nullptr;
-          if (v.bits) {
-            const uint64_t* bits = f.at<uint64_t>(source.in, image) + from;
-            for (int j = 0; j < channels; ++j) {
-              const int c = map ? map[j] : block + j;
-              if (c >= 0) out[j] += (bits[c / 64] >> (c % 64) & 1) ? 1.0f : -1.0f;
-            }
-          } else if (map) {
-            const float* data = f.at<float>(source.in, image) + from;
-            for (int j = 0; j < channels; ++j)
-              if (map[j] >= 0) out[j] += data[map[j]];
-          } else {
-            const float* data = f.at<float>(source.in, image) + from + block;
-            for (int j = 0; j < channels; ++j) out[j] += data[j];
+    for (int block = 0; block < g.oc; block += BLOCK) {
+      const int channels = least(BLOCK, g.oc - block);
+      for (int first = 0; first < pixels; first += MAX_TILE) {
+        const int count = least(MAX_TILE, pixels - first);
+        for (int p = 0; p < count; ++p) {
+          const size_t y = size_t((first + p) / g.ow), x = size_t((first + p) % g.ow);
+          for (int j = 0; j < BLOCK; ++j) tile.v[p][j] = 0;
+          for (int s = 0; s < g.count; ++s) {
+            const Gather::Source& source = g.sources[s];
+            const size_t pixel = (y * f.values[source.in].w + x) * source.stride;
+            add_source(source, f, image, pixel, block, channels, tile.v[p]);
           }
         }
-        finish(step.chain, f, image, tile, pixel, 1, block, channels);
+        finish(step.chain, f, image, tile, first, count, block, channels);
       }
     }
 }

@@ -1,0 +1,119 @@
+"""The arithmetic of the benchmarks: percentiles, times per layer, shares, ratios, demands. Nothing is timed here."""
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from omegaconf import OmegaConf
+
+from benchmarks import kernels, network, sparsity, timing, training
+from sparsign.evaluation.latency import Candidate
+from sparsign.kernels.engine import native
+
+needs_engine = pytest.mark.skipif(native() is None, reason="the compiled engine was not built")
+
+
+def test_a_layer_is_the_difference_of_two_networks_by_the_number_of_its_copies():
+    assert timing.p20(range(101)) == 20
+    assert timing.p20([3.0]) == 3
+    assert timing.per_layer([9.0] * 5, [1.0] * 5, 9) == 1
+    assert timing.per_layer(np.arange(101), np.zeros(5), 5) == 5  # 20th percentiles, not means
+    assert timing.gmacs(64, 32, 10, 1e-3) == pytest.approx(9 * 64 * 32 * 100 / 1e-3 / 1e9)
+
+
+@needs_engine
+@pytest.mark.parametrize("in_a_row", [False, True])
+@pytest.mark.parametrize("dtype", [np.int8, np.float32])
+def test_the_network_that_is_timed_computes_its_layers(dtype, in_a_row):
+    rng = np.random.default_rng(0)
+    weights = [rng.choice([-1, 1], (6, 6, 3, 3)).astype(dtype) for _ in range(2)]
+    images = torch.from_numpy(rng.integers(-9, 10, (1, 6, 5, 5)).astype(np.float32))
+
+    def signs(x):
+        return torch.where(x >= 0, 1.0, -1.0) if dtype == np.int8 else x
+
+    exact = signs(images)
+    if in_a_row:
+        exact = signs(F.conv2d(exact, torch.from_numpy(weights[0]).float(), padding=1))
+    exact = F.conv2d(exact, torch.from_numpy(weights[1]).float(), padding=1).mean((2, 3))
+    torch.testing.assert_close(timing.layers(5, weights, in_a_row)(images), exact)
+
+
+def test_prepacked_is_the_convolution():
+    weight, images = torch.randn(3, 4, 3, 3), torch.randn(1, 4, 6, 6)
+    last = images.contiguous(memory_format=torch.channels_last)
+    torch.testing.assert_close(timing.prepacked(weight, 6)(last), F.conv2d(images, weight, padding=1))
+
+
+def test_kernels_row_and_shares_of_the_peaks():
+    row = kernels.row("net", 64, 10, [9e-3] * 3, [1e-3] * 3, [4e-3] * 3)
+    assert (row["binary_us"], row["torch_us"], row["ratio"]) == pytest.approx((1000, 4000, 4))
+    rate = 9 * 64 * 64 * 100 / 1e9
+    assert (row["binary_gmacs"], row["torch_gmacs"]) == pytest.approx((rate / 1e-3, rate / 4e-3))
+    assert kernels.shares(row, 2 * row["binary_gmacs"], 4 * row["torch_gmacs"]) == (0.5, 0.25)
+
+
+@needs_engine
+def test_the_peak_is_the_best_loop_so_far(monkeypatch):
+    rates = iter([5.0, 7.0, 6.0, 1.0, 9.0, 3.0, 8.0, 2.0])
+    monkeypatch.setattr(kernels, "_rate", lambda bits, form: next(rates))
+    monkeypatch.setattr(kernels, "native", lambda: type("N", (), {"peak": lambda *a: float(a[2] < 3)}))
+    peaks = kernels.Peaks()
+    peaks.measure(2)
+    assert (peaks.signs, peaks.fp32) == ([9.0, 7.0, 8.0], 2.0)
+
+
+@needs_engine
+@pytest.mark.parametrize("isa", native().isas() if native() else [])
+def test_every_form_of_peak_counts_its_products(isa):
+    for bits in (True, False):
+        forms = [native().peak(isa, bits, form, 1000) for form in range(8)]
+        assert forms[0] > 0
+        assert forms[-1] == 0
+        doubled = [native().peak(isa, bits, form, 2000) for form in range(8)]
+        assert all(1.5 < d / m < 2.5 for m, d in zip(forms, doubled, strict=True) if m)
+
+
+@pytest.mark.parametrize(
+    ("kind", "shape"), [("filters", (16, 64)), ("both", (16, 16)), ("columns", (64, 16)), ("cut", (32, 32))]
+)
+def test_what_each_kind_of_pruning_leaves(kind, shape):
+    make = sparsity.binary_weight if kind in sparsity.BINARY else sparsity.float_weight
+    weight = make(kind, 64, 0.75)
+    assert weight.shape == (*shape, 3, 3)
+    assert np.count_nonzero(weight) == weight.size
+    assert sparsity.theory(weight, 64) == {"both": 16}.get(kind, 4)
+
+
+def test_zeros_in_place_are_as_many_as_asked_for():
+    for kind in ("groups", "irregular"):
+        weight = sparsity.float_weight(kind, 64, 0.75)
+        assert weight.shape == (64, 64, 3, 3)
+        assert sparsity.theory(weight, 64) == pytest.approx(4, rel=0.1)
+    groups = sparsity.float_weight("groups", 64, 0.75).reshape(8, 8, -1) != 0
+    assert (groups.all(1) | ~groups.any(1)).all()
+
+
+def test_sparsitys_ratios_and_the_demand():
+    whole = {"kind": "filters", "engine_us": 90.0, "kept": 1.0}
+    half = {"kind": "filters", "engine_us": 50.0, "kept": 0.5}
+    assert sparsity.ratios(whole, whole) == {"gain": 1}  # nothing is asked of what was not pruned
+    assert sparsity.ratios(half, whole) == {"gain": 1.8, "demand": 1.8}
+    dense = {"kind": "cut", "engine_us": 30.0, "kept": 0.5, "torch dense": 90.0, "ONNX Runtime": 60.0, "torch CSR": 1.0}
+    assert sparsity.ratios(dense, dense | {"engine_us": 60.0}) == {"gain": 2, "over_fp32": 2}
+    rows = [r | sparsity.ratios(r, whole) for r in (whole, half, half | {"engine_us": 60.0})]
+    assert sparsity.held(rows, "filters") == (1, 2)
+    assert sparsity.held(rows, "both") == (0, 0)
+
+
+def test_network_rows_are_ratios_to_the_packed_engine():
+    timed = [Candidate("sparsign", "avx2", None), Candidate("rival", "AVX2", None)]
+    mine, rival = network.rows_of(timed, [[1e-3] * 3, [2e-3, 4e-3, 9e-3]], 64, 1)
+    assert (mine["p20_ms"], mine["times_faster"], mine["batch"], mine["samples"]) == (1, 1, 64, 3)
+    assert (rival["p20_ms"], rival["median_ms"], rival["times_faster"]) == pytest.approx((2.8, 4, 2.8))
+
+
+def test_trainings_cells_are_medians_of_neighbours():
+    assert training.cells([(10, 15), (10, 30), (20, 40)]) == ["10.0", "30.0", "2.000"]
+    with pytest.raises(ValueError, match="compare=torch: expected plain or kernels"):
+        training.compares_kernels(OmegaConf.create({"compare": "torch"}))
