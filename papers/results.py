@@ -179,7 +179,10 @@ def render(papers: dict[str, str], targets: dict[str, Target], ledger: list[Row]
     lines += _with_target(papers, targets, [rows for rows in groups if rows[0]["target"] is not None])
     lines += _without_target([rows for rows in groups if rows[0]["target"] is None])
     lines += [f"![Top-1 against the pruned ratio on CIFAR-10; hollow marks are the papers']({PICTURES[1]})", ""]
-    lines += ["LeNet-5 by ADMM, the weights that are left on a few levels in every point:", ""]
+    lines += [
+        "LeNet-5 by ADMM, the weights that are left on a few levels; beside a point, by how many times they are fewer:",
+        "",
+    ]
     lines += [f"![Structured against irregular pruning: top-1 over storage, bytes, milliseconds]({PICTURES[2]})", ""]
     lines += _claims(claims, ledger) + _commands(ledger) + _not_run(papers, targets, ledger)
     return "\n".join(lines).rstrip() + "\n"

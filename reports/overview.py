@@ -99,14 +99,18 @@ def structured_against_irregular(
     figure, places = axes(9.6, 3.4, columns=len(panels))
     for ax, (title, number) in zip(places, panels, strict=True):
         for (kind, mine), tint, mark in zip(kinds.items(), (ORANGE, BLUE), "so", strict=True):
-            found = sorted((number(r, kind), 100 - r["top1"]) for r in mine if number(r, kind) is not None)
-            if found:
-                ax.plot(*zip(*found, strict=True), color=tint, marker=mark, markersize=5, linewidth=1, label=kind)
+            for row in (r for r in mine if number(r, kind) is not None):
+                point = number(row, kind), 100 - row["top1"]
+                ax.scatter(*point, color=tint, marker=mark, s=28, label=kind, zorder=3)
+                if "pruning_rate" in row:
+                    text = f"{row['pruning_rate']:.0f}×"
+                    ax.annotate(text, point, (5, 4), textcoords="offset points", fontsize=8, color=MUTED)
         _scale_errors(ax)
+        ax.margins(x=0.2, y=0.15)
         ax.set_xlim(left=0)
         ax.set_xlabel(title)
-        ax.margins(y=0.12)
-    places[0].legend(loc="lower right")
+    named = dict(zip(*reversed(places[0].get_legend_handles_labels()), strict=True))
+    figure.legend(named.values(), named.keys(), loc="outside upper center", ncols=2)
     places[0].set_ylabel(f"top-1 on {DATASETS.get(rows[0]['dataset'], rows[0]['dataset'])}")
     return svg(figure)
 

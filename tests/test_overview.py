@@ -87,7 +87,11 @@ def test_outside_a_checkout_one_line_says_what_is_needed(command, tmp_path, monk
 
 def test_figures_go_where_asked(tmp_path, capsys):
     main(["figures", "--to", str(tmp_path)])
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["accuracy_bytes.svg", "structured_irregular.svg", "top1_pruned.svg"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "accuracy_bytes.svg",
+        "structured_irregular.svg",
+        "top1_pruned.svg",
+    ]
     for name in overview_pictures():
         assert (ROOT / name).is_file(), "RESULTS.md shows it"
 
