@@ -78,7 +78,7 @@ def test_run_folder_says_what_ran(finished):
     assert [(s["name"], s["epochs"]) for s in told["stages"]] == [("pretrain", 3), ("prune", 0), ("finetune", 1)]
     first = told["stages"][0]
     assert (first["optimizer"], first["lr"], first["decay"], first["weight_decay"]) == ("adam", 1e-3, "cosine", 0.0)
-    assert first["precision"] in ("fp32", "bf16") and first["bn_batches"] == 2 and first["max_batches"] == 8
+    assert first["precision"] in ("fp32", "bf16") and first["bn_batches"] == 1 and first["max_batches"] == 4
     assert "momentum" not in first and told["stages"][1] == {"name": "prune", "epochs": 0}
     assert told["code"][0]["torch"] == version("torch") and "commit" in told["code"][0]
     report = json.loads((finished / "report.json").read_text())
