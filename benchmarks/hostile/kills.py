@@ -33,7 +33,7 @@ RUNS: dict[str, tuple[str, ...]] = {
 }
 """Every method on the smallest network that it takes."""
 KINDS = ("pretrain", "prune", "quantize", "finetune")
-COMMON = ["schedule=smoke", "schedule.max_batches=4", *(f"schedule.{kind}.epochs=2" for kind in KINDS)]
+COMMON = ["schedule=smoke", *(f"schedule.{kind}.epochs=2" for kind in KINDS)]
 COMMON += ["dataset=digits", "latency.seconds=0", "trainer.threads=1", "trainer.progress=false"]
 IMPORTED_LATE = (
     *("pytorch_lightning", "sparsign.pipeline.fit", "sparsign.pipeline.pack"),
