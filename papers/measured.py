@@ -6,6 +6,7 @@ import shlex
 from collections.abc import Iterable
 
 from sparsign.papers.ledger import Row
+from sparsign.papers.targets import METRICS, Target
 
 IN_A_STAGE = {"top1": ("test_top1", 100.0), "group_density": ("group_density", 100.0), "pfr": ("pfr", 100.0),
               "wpc_rate": ("compression_rate", 1.0), "weights_left": ("weights_left", 1.0)}  # fmt: skip
@@ -45,6 +46,28 @@ def _rate(row: Row, metric: str) -> float | None:
     stage, last = row["stages"][row["target_stage"]], row["stages"][list(row["stages"])[-1]]
     left, finally_left, rate = stage.get(LEFT[metric]), last.get(LEFT[metric]), row.get(metric)
     return rate * finally_left / left if left and finally_left and rate else None
+
+
+POINTS = 0.5
+"""A row reaches an accuracy from so many points below it."""
+
+SHARE = 0.99
+"""A row reaches a rate or a pruned ratio from this share of it."""
+
+LESS_IS_BETTER = ("drop", "drop_top5", "ap_drop", "weights_left", "weights_left_after", "packed_bytes", "group_density")
+
+
+def reached(target: Target, values: dict[str, float]) -> bool | None:
+    """Whether accuracies are at most `POINTS` worse and sizes and rates at most 1 % worse than the target's; None where
+    nothing of it was measured. The network before pruning and theoretical speed-ups do not count."""
+    met = []
+    for metric, aim, _ in target.numbers():
+        if metric not in values or metric == "top1_before" or metric.startswith("speedup"):
+            continue
+        better = aim - values[metric] if metric in LESS_IS_BETTER else values[metric] - aim
+        accuracy = METRICS[metric][1] == "points" or metric in ("top1", "top5")
+        met.append(better >= -(POINTS if accuracy else (1 - SHARE) * aim) - 1e-9)
+    return all(met) if met else None
 
 
 def setting(row: Row) -> tuple[str, ...]:

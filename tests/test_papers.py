@@ -11,7 +11,7 @@ from sparsign.papers.__main__ import main
 from sparsign.papers.acceptance import judge, load_claims, shown
 from sparsign.papers.checkout import output
 from sparsign.papers.ledger import append, load_ledger, validate
-from sparsign.papers.measured import by_setting, measured
+from sparsign.papers.measured import by_setting, measured, reached
 from sparsign.papers.targets import load_targets, number
 
 ROOT = Path(__file__).parents[1]
@@ -181,7 +181,8 @@ def test_what_was_run_stands_first_beside_what_the_paper_has():
     assert cells[1] == "top-1 before 85.32 %; top-1 82.55 %; PFR 31 % (paper)"
     assert cells[2] == "top-1 before 85 %; top-1 82.05 %; PFR 31.5 %"
     assert cells[3] == "top-1 before -0.32 points; top-1 -0.5 points; PFR +0.5 points"
-    assert cells[5:7] == ["100,000", "38.6 x"]
+    assert cells[4] == "**yes**" and cells[6:8] == ["100,000", "38.6 x"]
+    assert "1 of 1 reach the paper's numbers" in first
     cells = line_of(first.split("### Runs that")[1], "resnet20")
     assert cells[1] == "85 % (binary weights and inputs, unpruned) → **82.05 %**"
     assert "not run" not in first and "resnet20" not in first.split("### Runs that")[0]
@@ -198,6 +199,18 @@ def test_seeds_of_one_setting_are_one_line_with_their_ends():
     assert by_setting([seeds[0], other, seeds[1]]) == [seeds, [other]]
     cells = line_of(results.render(PAPERS, TARGETS, [*seeds, other]).split("### Runs that")[0], "| s0, s1 |")
     assert "top-1 82.5 % (82 % to 83 %, 2 seeds)" in cells[2] and "top-1 -0.05 points" in cells[3]
+
+
+def test_a_row_is_reached_when_accuracy_and_rate_are():
+    def met(**values):
+        return reached(TARGETS["stq_cifar10_nin_stq_a_fbin"], values)  # 82.55 % at PFR 31 %, 85.32 % before
+
+    assert met(top1=82.05, pfr=31.0) and met(top1=90.0, pfr=30.7) and met(top1=82.55)
+    assert not met(top1=82.04, pfr=31.0) and not met(top1=82.55, pfr=30.6)
+    assert met(top1_before=70.0) is None and met(top1=83.0, top1_before=70.0)
+    sizes = TARGETS["ptq_imagenet_resnet18"]  # 4 points lost, 939,000 bytes
+    assert reached(sizes, {"drop": 4.5, "packed_bytes": 940_000.0})
+    assert not reached(sizes, {"drop": 4.6}) and not reached(sizes, {"packed_bytes": 960_000.0})
 
 
 def test_accuracies_differ_by_points_and_others_by_their_unit():
