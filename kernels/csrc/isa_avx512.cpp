@@ -151,6 +151,16 @@ struct Floats {
 
 #include "steps.inl"
 
+// The value is in a register here.
+template <class T>
+inline void keep(T& v) {
+#if defined(__AVX512F__)
+  asm volatile("" : "+v"(v));
+#else
+  (void)v;
+#endif
+}
+
 double peak(bool bits, int form, int64_t rounds) {
   if (form != 0) return 0;
   constexpr int N = 10;
@@ -160,9 +170,9 @@ double peak(bool bits, int form, int64_t rounds) {
 #pragma GCC unroll 16
       for (int k = 0; k < N; ++k) {
         __m512i other = _mm512_xor_si512(word, weights);
-        asm volatile("" : "+v"(other));
+        keep(other);
         sums[k] = _mm512_add_epi64(sums[k], _mm512_popcnt_epi64(other));
-        asm volatile("" : "+v"(sums[k]));
+        keep(sums[k]);
       }
     }
     return double(rounds) * N * 512;
@@ -172,7 +182,7 @@ double peak(bool bits, int form, int64_t rounds) {
 #pragma GCC unroll 16
     for (int k = 0; k < N; ++k) {
       sums[k] = _mm512_fmadd_ps(a, b, sums[k]);
-      asm volatile("" : "+v"(sums[k]));
+      keep(sums[k]);
     }
   }
   return double(rounds) * N * 16;

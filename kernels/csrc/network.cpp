@@ -15,6 +15,9 @@ constexpr int TOGETHER = 4;  // images that go through a step together, so that 
 bool cpu_has(const std::string& isa) {
 #if defined(SPARSIGN_X86)
   __builtin_cpu_init();
+#if defined(SPARSIGN_EMULATE)
+  if (isa == "avx512") return cpu_has("avx2");
+#endif
   if (isa == "avx2") return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("popcnt");
   if (isa == "avx512")
     return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
@@ -49,7 +52,12 @@ Memory::Memory(size_t bytes) : owned_(new uint8_t[bytes + 64 + BLOCK * sizeof(fl
 std::vector<std::string> available_isas() {
   std::vector<std::string> here;
   // avx512 is used only where it is asked for by name: it has not run on a CPU that has it yet.
-  for (const char* name : {"avx2", "generic"})
+#if defined(SPARSIGN_EMULATE)
+  const std::vector<const char*> names{"avx2", "avx512", "generic"};
+#else
+  const std::vector<const char*> names{"avx2", "generic"};
+#endif
+  for (const char* name : names)
     if (built().count(name) && cpu_has(name)) here.emplace_back(name);
   return here;
 }
