@@ -17,7 +17,7 @@ mkdir -p "$folder"
 if [ "$kind" = aarch64 ]; then
   cd "$root/kernels/csrc"
   aarch64-linux-gnu-g++ -std=c++17 -O2 -Wall -Wextra -ffp-contract=off -static -o "$folder/selftest" \
-    selftest.cpp network.cpp geometry.cpp isa_generic.cpp
+    selftest.cpp network.cpp geometry.cpp lookup.cpp isa_generic.cpp
   exec qemu-aarch64 "$folder/selftest"
 fi
 

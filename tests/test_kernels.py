@@ -77,10 +77,29 @@ def test_sums_over_signs_are_torchs_to_the_last_integer(isa, sizes):
     assert np.array_equal(run(network, images), exact.flatten(1).float().numpy())
 
 
+LEVELS = st.sampled_from(["any", "binary", "ternary"])
+STRIDES = [{}, {"stride": (2, 1), "dilation": (1, 2)}, {"padding": (0, 2), "stride": (1, 2)}]
+
+
+def leveled(rng, shape, levels):
+    """Any fp32 numbers; or a scale per filter times -1, 1 and, if ternary, 0: among others whole filters and inputs."""
+    weight = rng.normal(size=shape).astype(np.float32)
+    if levels == "any":
+        return weight
+    weight = np.sign(weight) * rng.choice(np.float32([0.3, 1, 1.7]), (shape[0], 1, 1, 1))
+    if levels == "ternary":
+        weight *= rng.random(shape) < 0.7
+        weight[rng.random(shape[0]) < 0.2] = 0
+        weight[:, rng.random(shape[1]) < 0.2] = 0
+    return weight
+
+
 @pytest.mark.parametrize("isa", ISAS)
-@settings(max_examples=40, deadline=None)
-@given(SIZES, st.sampled_from(["dense", "sparse", "grouped", "depthwise"]))
-def test_float_convs_are_torchs_up_to_rounding(isa, sizes, kind):
+@settings(max_examples=80, deadline=None)
+@given(
+    SIZES, st.sampled_from(["dense", "sparse", "grouped", "depthwise"]), st.sampled_from(["any", "binary", "ternary"])
+)
+def test_float_convs_are_torchs_up_to_rounding(isa, sizes, kind, levels):
     inputs, outputs, kh, kw, h, w, sh, sw, ph, pw, dilation, _, seed = sizes
     groups = {"dense": 1, "sparse": 1, "grouped": 3, "depthwise": inputs}[kind]
     inputs, outputs = {"grouped": (3 * (inputs // 3 + 1), 3 * (outputs // 3 + 1))}.get(
@@ -89,7 +108,7 @@ def test_float_convs_are_torchs_up_to_rounding(isa, sizes, kind):
     h, w = max(h, (kh - 1) * dilation + 1 - 2 * ph), max(w, (kw - 1) * dilation + 1 - 2 * pw)
     rng = np.random.default_rng(seed)
     images = rng.normal(size=(2, inputs, h, w)).astype(np.float32)
-    weight = rng.normal(size=(outputs, inputs // groups, kh, kw)).astype(np.float32)
+    weight = leveled(rng, (outputs, inputs // groups, kh, kw), levels)
     if kind == "sparse":
         weight *= rng.random(weight.shape) < 0.1
     geometry = {"stride": (sh, sw), "padding": (ph, pw), "dilation": (dilation, dilation), "groups": groups}
@@ -98,11 +117,25 @@ def test_float_convs_are_torchs_up_to_rounding(isa, sizes, kind):
     assert np.abs(found - exact.flatten(1).numpy()).max() <= 3e-6 * max(1, exact.abs().max())
 
 
+@pytest.mark.parametrize("isa", sorted({*ISAS} - {"generic"}))
+@pytest.mark.parametrize("levels", ["binary", "ternary"])
+@pytest.mark.parametrize("geometry", STRIDES)
+def test_look_ups_of_a_layer_in_bands_keep_fp32s_error(isa, levels, geometry):
+    """A layer whose tables do not fit into the cache at once: error at most 1.2e-6 of the largest output."""
+    rng = np.random.default_rng(0)
+    images = rng.normal(size=(2, 96, 24, 24)).astype(np.float32)
+    weight, geometry = leveled(rng, (40, 96, 3, 3), levels), {"padding": (1, 1), **geometry}
+    exact = F.conv2d(torch.from_numpy(images).double(), torch.from_numpy(weight).double(), **geometry)
+    found = run(conv_network(isa, images, weight, exact.shape, False, **geometry), images)
+    assert np.abs(found - exact.flatten(1).numpy()).max() <= 1.2e-6 * exact.abs().max()
+
+
 @pytest.mark.parametrize("isa", ISAS)
-def test_threads_and_batches_do_not_change_a_bit(isa):
+@pytest.mark.parametrize("levels", ["any", "binary", "ternary"])
+def test_threads_and_batches_do_not_change_a_bit(isa, levels):
     rng = np.random.default_rng(0)
     images = rng.normal(size=(11, 20, 6, 6)).astype(np.float32)
-    weight = rng.normal(size=(30, 20, 3, 3)).astype(np.float32)
+    weight = leveled(rng, (30, 20, 3, 3), levels)
     network = conv_network(isa, images, weight, (1, 30, 4, 4), False)
     together = run(network, images)
     for threads in (2, 3, 16):

@@ -512,6 +512,45 @@ struct Floats {
   }
 };
 
+// vpermilps picks one of 4 floats in each lane: two channels. Three levels of them are 9 sums, too many.
+struct BinaryTables {
+  static constexpr Lookups FORM = {2, 4, 2};
+  static constexpr int REGISTERS = 2;  // of 16 filters
+  // Most 16s of filters of P pixels: 12 sums fit beside a table, two registers of indices and an entry.
+  static constexpr int most(int pixels) { return pixels == 1 ? 4 : pixels == 2 ? 2 : 1; }
+  using Sums = __m256;
+  using Indices = __m256i;
+  using Table = __m256;
+
+  static Sums zero() { return _mm256_setzero_ps(); }
+  static Table table(const float* x) { return _mm256_broadcast_ps(reinterpret_cast<const __m128*>(x)); }
+  static Indices indices(const uint32_t* w) { return _mm256_load_si256(reinterpret_cast<const __m256i*>(w)); }
+  static Indices next(Indices i) { return _mm256_srli_epi32(i, FORM.bits); }
+  static Sums add(Sums sums, Table table, Indices i) { return _mm256_add_ps(sums, _mm256_permutevar_ps(table, i)); }
+  static void flush(float* to, Sums sums, bool first) {
+    _mm256_store_ps(to, first ? sums : _mm256_add_ps(_mm256_load_ps(to), sums));
+  }
+
+  // The tables of up to 4 channels.
+  static __m256 two(const float* x) {
+    const __m256 four = _mm256_broadcast_ps(reinterpret_cast<const __m128*>(x));
+    const __m256 a = _mm256_permutevar_ps(four, _mm256_setr_epi32(0, 0, 0, 0, 2, 2, 2, 2));
+    const __m256 b = _mm256_permutevar_ps(four, _mm256_setr_epi32(1, 1, 1, 1, 3, 3, 3, 3));
+    const __m256 signs = _mm256_setr_ps(-1, 1, -1, 1, -1, 1, -1, 1);
+    return _mm256_fmadd_ps(a, signs, _mm256_mul_ps(b, _mm256_setr_ps(-1, -1, 1, 1, -1, -1, 1, 1)));
+  }
+  static void build(const float* x, int channels, float* out) {
+    for (; channels >= 4; channels -= 4, x += 4, out += 8) _mm256_storeu_ps(out, two(x));
+    if (channels == 0) return;
+    float last[4] = {};
+    for (int k = 0; k < channels; ++k) last[k] = x[k];
+    const __m256 tables = two(last);
+    _mm_storeu_ps(out, _mm256_castps256_ps128(tables));
+    if (channels > 2) _mm_storeu_ps(out + 4, _mm256_extractf128_ps(tables, 1));
+  }
+};
+using TernaryTables = NoTables;
+
 #include "steps.inl"
 
 // Look-ups and additions of 32 filters x 4 channels each: a table, weights and sums in registers.
@@ -574,8 +613,8 @@ double peak(bool bits, int form, int64_t rounds) {
   }
 }
 
-const Isa isa = {"avx2", Bits::bytes, Bits::scratch, Bits::pack, float_bytes, float_scratch, pack_float, run, read_signs,
-                 convolve, peak};
+const Isa isa = {"avx2", Bits::bytes, Bits::scratch, Bits::pack, float_bytes, float_scratch, pack_float,
+                 {BinaryTables::FORM, TernaryTables::FORM}, run, read_signs, convolve, peak};
 
 }  // namespace
 

@@ -149,6 +149,71 @@ struct Floats {
   }
 };
 
+// What both kinds of tables share: a register holds the sums of 16 filters.
+struct Sixteens {
+  static constexpr int REGISTERS = 1;
+  static constexpr int most(int) { return 4; }
+  using Sums = __m512;
+  using Indices = __m512i;
+
+  static Sums zero() { return _mm512_setzero_ps(); }
+  static Indices indices(const uint32_t* w) { return _mm512_load_si512(w); }
+  static void flush(float* to, Sums sums, bool first) {
+    _mm512_store_ps(to, first ? sums : _mm512_add_ps(_mm512_load_ps(to), sums));
+  }
+};
+
+// vpermps picks one of 16 floats: four channels.
+struct BinaryTables : Sixteens {
+  static constexpr Lookups FORM = {4, 16, 4};
+  using Table = __m512;
+
+  static Table table(const float* x) { return _mm512_load_ps(x); }
+  static Indices next(Indices i) { return _mm512_srli_epi32(i, FORM.bits); }
+  static Sums add(Sums sums, Table table, Indices i) { return _mm512_add_ps(sums, _mm512_permutexvar_ps(i, table)); }
+
+  static void build(const float* x, int channels, float* out) {
+    alignas(64) static constexpr float SIGNS[4][16] = {{-1, 1, -1, 1, -1, 1, -1, 1, -1, 1, -1, 1, -1, 1, -1, 1},
+                                                       {-1, -1, 1, 1, -1, -1, 1, 1, -1, -1, 1, 1, -1, -1, 1, 1},
+                                                       {-1, -1, -1, -1, 1, 1, 1, 1, -1, -1, -1, -1, 1, 1, 1, 1},
+                                                       {-1, -1, -1, -1, -1, -1, -1, -1, 1, 1, 1, 1, 1, 1, 1, 1}};
+    for (; channels > 0; channels -= 4, x += 4, out += 16) {
+      __m512 sums = _mm512_setzero_ps();
+      for (int k = 0; k < least(4, channels); ++k)
+        sums = _mm512_fmadd_ps(_mm512_set1_ps(x[k]), _mm512_load_ps(SIGNS[k]), sums);
+      _mm512_store_ps(out, sums);
+    }
+  }
+};
+
+// vpermi2ps picks one of 32 floats: three channels' 27 sums.
+struct TernaryTables : Sixteens {
+  static constexpr Lookups FORM = {3, 32, 5};
+  struct Table {
+    __m512 low, high;
+  };
+
+  static Table table(const float* x) { return {_mm512_load_ps(x), _mm512_load_ps(x + 16)}; }
+  static Indices next(Indices i) { return _mm512_srli_epi32(i, FORM.bits); }
+  static Sums add(Sums sums, const Table& table, Indices i) {
+    return _mm512_add_ps(sums, _mm512_permutex2var_ps(table.low, i, table.high));
+  }
+
+  static void build(const float* x, int channels, float* out) {
+    alignas(64) static constexpr float SIGNS[3][32] = {
+        {-1, 0, 1, -1, 0, 1, -1, 0, 1, -1, 0, 1, -1, 0, 1, -1, 0, 1, -1, 0, 1, -1, 0, 1, -1, 0, 1},
+        {-1, -1, -1, 0, 0, 0, 1, 1, 1, -1, -1, -1, 0, 0, 0, 1, 1, 1, -1, -1, -1, 0, 0, 0, 1, 1, 1},
+        {-1, -1, -1, -1, -1, -1, -1, -1, -1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1, 1, 1, 1}};
+    for (; channels > 0; channels -= 3, x += 3, out += 32)
+      for (int half = 0; half < 32; half += 16) {
+        __m512 sums = _mm512_setzero_ps();
+        for (int k = 0; k < least(3, channels); ++k)
+          sums = _mm512_fmadd_ps(_mm512_set1_ps(x[k]), _mm512_load_ps(SIGNS[k] + half), sums);
+        _mm512_store_ps(out + half, sums);
+      }
+  }
+};
+
 #include "steps.inl"
 
 // The value is in a register here.
@@ -188,8 +253,8 @@ double peak(bool bits, int form, int64_t rounds) {
   return double(rounds) * N * 16;
 }
 
-const Isa isa = {"avx512", Bits::bytes, Bits::scratch, Bits::pack, float_bytes, float_scratch, pack_float, run, read_signs,
-                 convolve, peak};
+const Isa isa = {"avx512", Bits::bytes, Bits::scratch, Bits::pack, float_bytes, float_scratch, pack_float,
+                 {BinaryTables::FORM, TernaryTables::FORM}, run, read_signs, convolve, peak};
 
 }  // namespace
 

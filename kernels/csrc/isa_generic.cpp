@@ -98,6 +98,9 @@ struct Floats {
   }
 };
 
+using BinaryTables = NoTables;
+using TernaryTables = NoTables;
+
 #include "steps.inl"
 
 double peak(bool bits, int form, int64_t rounds) {
@@ -114,8 +117,8 @@ double peak(bool bits, int form, int64_t rounds) {
   return double(rounds) * (bits ? 64 : 1);
 }
 
-const Isa isa = {"generic", Bits::bytes, Bits::scratch, Bits::pack, float_bytes, float_scratch, pack_float, run, read_signs,
-                 convolve, peak};
+const Isa isa = {"generic", Bits::bytes, Bits::scratch, Bits::pack, float_bytes, float_scratch, pack_float,
+                 {BinaryTables::FORM, TernaryTables::FORM}, run, read_signs, convolve, peak};
 
 }  // namespace
 

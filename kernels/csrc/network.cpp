@@ -5,11 +5,14 @@
 #include <map>
 #include <thread>
 
+#include "lookup.h"
+
 namespace sparsign {
 
 namespace {
 
 constexpr double SPARSE_BELOW = 0.4;  // share of weights other than 0 below which the zeros are skipped
+constexpr int LEAST_FILTERS = 16;  // of a group, that share its look-up tables
 constexpr int TOGETHER = 4;  // images that go through a step together, so that weights are read once
 
 bool cpu_has(const std::string& isa) {
@@ -228,6 +231,36 @@ void Network::keep_nonzeros(Conv& c, const float* weight, size_t nonzeros) {
   scratch_bytes_ = std::max(scratch_bytes_, scratch);
 }
 
+// Indices of look-up tables in place of weights, if they are of two or three levels and this is faster.
+bool Network::keep_lookups(Conv& c, const float* weight, ChainSpec& chain) {
+  std::vector<float> scale;
+  size_t zeros = 0;
+  const size_t filter = size_t(c.c / c.groups) * c.kh * c.kw;
+  if (c.oc / c.groups < LEAST_FILTERS || !read_levels(weight, c.oc, filter, scale, zeros)) return false;
+  const Lookups& form = isa_->lookups[zeros > 0];
+  if (form.channels == 0 || c.c / c.groups < form.channels) return false;
+  c.planes = zeros > 0 ? 2 : 1;
+  c.band = band_rows(c, form);
+  if (c.band == 0) return false;
+  const int outputs = c.oc / c.groups;
+  std::vector<LookupBlock> blocks;
+  std::vector<int32_t> last;  // most blocks have all steps
+  for (int group = 0; group < c.groups; ++group)
+    for (int first = 0; first < outputs; first += BLOCK) {
+      LookupSteps found = lookup_steps(c, form, weight, group * outputs + first, least(BLOCK, outputs - first));
+      const bool same = !blocks.empty() && found.at == last;
+      const int32_t* at = same ? blocks.back().at : keep(found.at, 0);
+      blocks.push_back({at, keep(found.indices, 0), int(found.at.size())});
+      weight_bytes_ += sizeof(uint32_t) * found.indices.size() + (same ? 0 : sizeof(int32_t) * found.at.size());
+      last = std::move(found.at);
+    }
+  c.blocks = keep(blocks, 0);
+  scratch_bytes_ = std::max(scratch_bytes_, table_bytes(c, form));
+  if (std::any_of(scale.begin(), scale.end(), [](float s) { return s != 1; }))
+    chain.items.insert(chain.items.begin(), {Op::SCALE, scale, {}});
+  return true;
+}
+
 void Network::conv_float(int in, const ConvSpec& spec, const float* weight, std::array<int64_t, 4> shape,
                          const ChainSpec& chain) {
   Step step{};
@@ -241,6 +274,12 @@ void Network::conv_float(int in, const ConvSpec& spec, const float* weight, std:
     step.kind = Step::SPARSE;
     keep_nonzeros(c, weight, nonzeros);
     add(step, {in}, c.oh, c.ow, c.oc, chain, true);
+    return;
+  }
+  ChainSpec scaled = chain;
+  if (!depthwise && keep_lookups(c, weight, scaled)) {
+    step.kind = Step::LOOKUP;
+    add(step, {in}, c.oh, c.ow, c.oc, scaled, c.groups == 1);
     return;
   }
   const size_t bytes = isa_->float_bytes(c);

@@ -45,6 +45,24 @@ struct Chain {
   int count;
 };
 
+// Sums of floats by look-up, where a filter's weights are scale, -scale and, if ternary, 0. A table holds the sums of a few
+// neighbouring channels of a pixel with every pattern of their weights; it serves all filters, and all taps that meet the
+// pixel. A step adds one entry of it to the sum of each filter.
+struct Lookups {
+  int channels;  // of a table; 0: the instruction set has no such look-up
+  int entries;   // floats from table to table
+  int bits;      // of an index: sum of (w > 0) 2^k, or of (w + 1) 3^k if ternary, over the channels k
+  constexpr int steps() const { return 32 / bits; }  // whose indices a word holds, the first in the lowest bits
+};
+constexpr size_t NEAR_TABLES = size_t(256) << 10;  // bytes of tables at once: half of a second-level cache of 512 KB
+
+// Up to BLOCK filters of a group. Steps that none of them has a weight for are left out.
+struct LookupBlock {
+  const int32_t* at;        // [steps]: where the tap's table lies, less the output's first one; in floats
+  const uint32_t* indices;  // [ceil(steps / Lookups::steps())][filters rounded up to 16]
+  int steps;
+};
+
 // Convolution of an image, or a linear layer (1x1 pixels). Sizes fit: `Program` checked them.
 struct Conv {
   int in, h, w, c;  // value id and shape of the input, channels of all groups
@@ -59,6 +77,9 @@ struct Conv {
   // two planes: 0 is +1 in the first, -1 in the second.
   // Sum over +-1 = base[kind[pixel]][channel] - multiplier * mismatches.
   int planes, multiplier;
+  // LOOKUP only: `planes` is 2 for ternary weights, 1 for binary ones; `band`: rows of outputs whose tables are made at once.
+  const LookupBlock* blocks;  // [groups][blocks of outputs]
+  int band;
   const uint16_t* kind;  // [oh * ow]: which taps of the kernel lie in the image
   const int32_t* base;   // [kinds][channels rounded up to BLOCK]
 };
@@ -108,7 +129,7 @@ struct Flatten {
 };
 
 struct Step {
-  enum Kind { CONV_BITS, CONV_FLOAT, DEPTHWISE, SPARSE, POOL, GATHER, FLATTEN } kind;
+  enum Kind { CONV_BITS, CONV_FLOAT, LOOKUP, DEPTHWISE, SPARSE, POOL, GATHER, FLATTEN } kind;
   Conv conv;
   Pool pool;
   Gather gather;
@@ -142,6 +163,7 @@ struct Isa {
   size_t (*float_scratch)(const Conv&);
   // weight: [oc][c / groups][kh * kw].
   void (*pack_float)(const Conv&, const float* weight, void* packed);
+  Lookups lookups[2];  // binary, ternary
   void (*run)(const Step&, const Frame&);
   // The bits of numbers [rows][channels] in words [plane][rows][words of 64 channels]: x >= 0 and x > 0, which differ
   // where x is 0. False if something is neither `size`, -`size` nor 0; `zeros`: set if something is 0.

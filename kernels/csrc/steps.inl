@@ -1,5 +1,6 @@
 // The steps of a program, compiled once per instruction set. The including file has defined, in the same unnamed
-// namespace: `sign_bits16`, `signs16`, `Eight` floats, the `Bits` kernel of convolutions over signs and the `Floats` kernel of those over floats.
+// namespace: `sign_bits16`, `signs16`, `Eight` floats, the `Bits` kernel of convolutions over signs, the `Floats` kernel of
+// those over floats, and the `BinaryTables` and `TernaryTables` of lookup.inl.
 //
 // Every step makes tiles, in the first-level cache, and hands them to `finish`.
 
@@ -227,6 +228,8 @@ inline FloatInput float_input(const Conv& c, const Frame& f, int image) {
   add_border(c, in, ld, bordered);
   return {bordered, c.c};
 }
+
+#include "lookup.inl"
 
 void conv_float(const Step& step, const Frame& f) {
   const Conv& c = step.conv;
@@ -457,6 +460,7 @@ void run(const Step& step, const Frame& f) {
   switch (step.kind) {
     case Step::CONV_BITS: return conv_bits(step, f);
     case Step::CONV_FLOAT: return conv_float(step, f);
+    case Step::LOOKUP: return conv_lookup(step, f);
     case Step::DEPTHWISE: return depthwise(step, f);
     case Step::POOL: return pool(step, f);
     case Step::GATHER: return gather(step, f);

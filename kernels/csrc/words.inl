@@ -17,3 +17,8 @@ struct Words {
           out[size_t(y + c.ph) * row + size_t(x + c.pw) * n + k] = in[(size_t(y) * c.w + x) * ld + k];
   }
 };
+
+// Of an instruction set without look-up tables of floats.
+struct NoTables {
+  static constexpr Lookups FORM = {0, 0, 0};
+};
