@@ -46,21 +46,39 @@ def test_prepacked_is_the_convolution():
 
 
 def test_kernels_row_and_shares_of_the_peaks():
-    row = kernels.row("net", 64, 10, [9e-3] * 3, [1e-3] * 3, [4e-3] * 3)
-    assert (row["binary_us"], row["torch_us"], row["ratio"]) == pytest.approx((1000, 4000, 4))
-    rate = 9 * 64 * 64 * 100 / 1e9
-    assert (row["binary_gmacs"], row["torch_gmacs"]) == pytest.approx((rate / 1e-3, rate / 4e-3))
-    assert kernels.shares(row, 2 * row["binary_gmacs"], 4 * row["torch_gmacs"]) == (0.5, 0.25)
+    def samples(us):
+        return [(kernels.DEPTH + 1) * us * 1e-6] * 3, [2 * us * 1e-6] * 3  # what is not the layers takes `us`
+
+    kinds = {"signs": 100, "binary": 500, "ternary": 800, "sparse": 250}
+    times = kinds | {"torch fp32": 2000, "OpenVINO fp32": 1000, "ONNX Runtime int8": 400}
+    row = kernels.row("net", 64, 10, {name: samples(us) for name, us in times.items()})
+    assert row["us"] == pytest.approx(times)
+    assert (row["fp32"], row["int8"]) == ("OpenVINO fp32", "ONNX Runtime int8")
+    assert row["over_fp32"] == pytest.approx({kind: 1000 / us for kind, us in kinds.items()})
+    assert row["over_int8"]["signs"] == pytest.approx(4)
+    peaks = kernels.Peaks()
+    peaks.signs, peaks.floats = [row["gmacs"]["signs"], 2 * row["gmacs"]["signs"]], [2.0, 2 * row["gmacs"]["binary"]]
+    assert kernels.share(row, "signs", peaks) == kernels.share(row, "binary", peaks) == 0.5
+    assert kernels.share(row, "ternary", peaks) == row["gmacs"]["ternary"] / 2  # by multiply-adds: no such look-ups
+    assert kernels.share(row, "sparse", peaks) is kernels.share(row, "ONNX Runtime int8", peaks) is None
+
+
+def test_weights_of_a_kind_have_its_levels_and_zeros():
+    assert np.array_equal(np.unique(kernels.weight("signs", 32)), [-1, 1])
+    for kind in ("binary", "ternary", "sparse"):
+        weight = kernels.weight(kind, 32).reshape(32, -1)
+        assert np.mean(weight == 0) == pytest.approx(kernels.ZEROS[kind], abs=0.02)
+        assert all(len(np.unique(np.abs(row[row != 0]))) == 1 for row in weight)
 
 
 @needs_engine
 def test_the_peak_is_the_best_loop_so_far(monkeypatch):
-    rates = iter([5.0, 7.0, 6.0, 1.0, 9.0, 3.0, 8.0, 2.0])
+    rates = iter([5.0, 7.0, 6.0, 9.0, 3.0, 8.0, 1.0, 4.0, 2.0, 3.0])
     monkeypatch.setattr(kernels, "_rate", lambda bits, form: next(rates))
-    monkeypatch.setattr(kernels, "native", lambda: type("N", (), {"peak": lambda *a: float(a[2] < 3)}))
+    monkeypatch.setattr(kernels, "native", lambda: type("N", (), {"peak": lambda *a: float(a[2] < 2 + a[1])}))
     peaks = kernels.Peaks()
     peaks.measure(2)
-    assert (peaks.signs, peaks.fp32) == ([9.0, 7.0, 8.0], 2.0)
+    assert (peaks.signs, peaks.floats) == ([9.0, 7.0, 8.0], [2.0, 4.0])
 
 
 @needs_engine

@@ -59,6 +59,7 @@ inline __m256i table(uint8_t nibble) {
 
 // The value is in a register here: gcc would rather sum in another order, and keep half of the sums in memory.
 inline void keep(__m256i& v) { asm("" : "+x"(v)); }
+inline void keep(__m256& v) { asm("" : "+x"(v)); }
 
 constexpr int LOOKUPS = 63;  // look-ups whose mismatches fit into a byte: at most 4 each
 
@@ -604,7 +605,7 @@ double peak_fp32(int64_t rounds) {
 }
 
 double peak(bool bits, int form, int64_t rounds) {
-  if (!bits) return form == 0 ? peak_fp32(rounds) : 0;
+  if (!bits) return form == 0 ? peak_fp32(rounds) : form == 1 ? peak_tables<BinaryTables>(rounds) : 0;
   switch (form) {
     case 0: return peak_lookups(rounds);
     case 1: return peak_tile<4, 2>(rounds);

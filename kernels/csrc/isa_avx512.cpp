@@ -149,6 +149,16 @@ struct Floats {
   }
 };
 
+// The value is in a register here.
+template <class T>
+inline void keep(T& v) {
+#if defined(__AVX512F__)
+  asm volatile("" : "+v"(v));
+#else
+  (void)v;
+#endif
+}
+
 // What both kinds of tables share: a register holds the sums of 16 filters.
 struct Sixteens {
   static constexpr int REGISTERS = 1;
@@ -216,17 +226,9 @@ struct TernaryTables : Sixteens {
 
 #include "steps.inl"
 
-// The value is in a register here.
-template <class T>
-inline void keep(T& v) {
-#if defined(__AVX512F__)
-  asm volatile("" : "+v"(v));
-#else
-  (void)v;
-#endif
-}
-
 double peak(bool bits, int form, int64_t rounds) {
+  if (!bits && form == 1) return peak_tables<BinaryTables>(rounds);
+  if (!bits && form == 2) return peak_tables<TernaryTables>(rounds);
   if (form != 0) return 0;
   constexpr int N = 10;
   if (bits) {

@@ -114,3 +114,29 @@ void conv_lookup(const Step& step, const Frame& f) {
     if (step.conv.planes == 2) return conv_tables<TernaryTables>(step, f);
   if constexpr (BinaryTables::FORM.channels > 0) conv_tables<BinaryTables>(step, f);
 }
+
+// Multiply-adds of so many look-ups and additions in registers.
+template <class T>
+double peak_tables(int64_t rounds) {
+  constexpr int N = 12, CHANNELS = T::FORM.channels;
+  alignas(64) float memory[32] = {};
+  alignas(64) uint32_t words[16] = {};
+  const typename T::Table table = T::table(memory);
+  typename T::Indices indices = T::indices(words);
+  typename T::Sums sums[N];
+#pragma GCC unroll 16
+  for (int k = 0; k < N; ++k) sums[k] = T::zero();
+  for (int64_t i = 0; i < rounds; ++i) {
+#pragma GCC unroll 16
+    for (int k = 0; k < N; ++k) {
+      keep(indices);  // one look-up for every sum
+      sums[k] = T::add(sums[k], table, indices);
+      keep(sums[k]);
+    }
+  }
+#pragma GCC unroll 16
+  for (int k = 0; k < N; ++k) T::flush(memory, sums[k], false);
+  volatile float kept = memory[0];
+  (void)kept;
+  return double(rounds) * N * CHANNELS * 16 / T::REGISTERS;
+}

@@ -173,7 +173,8 @@ struct Isa {
   void (*convolve)(const Conv&, const uint64_t* in, int images, const float* scale, bool add, float* y,
                    uint8_t* scratch);
   // What the instructions of sums over signs (`bits`) and of fp32 sums can do: about `rounds` of a loop of one form of
-  // them, 0, 1, ..., and the multiply-accumulates that they stand for; 0 where there is no such form.
+  // them, 0, 1, ..., and the multiply-accumulates that they stand for; 0 where there is no such form. Of fp32: multiply-
+  // adds, look-ups of binary weights, of ternary ones.
   double (*peak)(bool bits, int form, int64_t rounds);
 };
 
