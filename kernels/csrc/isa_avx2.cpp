@@ -513,9 +513,10 @@ struct Floats {
   }
 };
 
-// vpermilps picks one of 4 floats in each lane: two channels. Three levels of them are 9 sums, too many.
+// vpermilps picks one of 4 floats in each lane: two channels. Three levels of them are 9 sums, too many. (vpermps picks one
+// of 8, but half as often; as two binary weights, or with signs apart, a ternary one is no faster than multiplied.)
 struct BinaryTables {
-  static constexpr Lookups FORM = {2, 4, 2};
+  static constexpr Lookups FORM = {2, 4, 2, 64};
   static constexpr int REGISTERS = 2;  // of 16 filters
   // Most 16s of filters of P pixels: 12 sums fit beside a table, two registers of indices and an entry.
   static constexpr int most(int pixels) { return pixels == 1 ? 4 : pixels == 2 ? 2 : 1; }

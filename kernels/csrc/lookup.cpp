@@ -14,22 +14,24 @@ size_t rows_bytes(const Conv& c, const Lookups& form, int rows) {
 
 }  // namespace
 
-bool read_levels(const float* weight, int filters, size_t size, std::vector<float>& scale, size_t& zeros) {
-  scale.assign(filters, 0.0f);
-  zeros = 0;
-  for (int o = 0; o < filters; ++o, weight += size) {
-    size_t nothing = 0;
+const Lookups* lookups_of(const Conv& c, const Lookups forms[2], const float* weight, std::vector<float>& scale) {
+  const size_t size = size_t(c.c / c.groups) * c.kh * c.kw;
+  bool ternary = false;
+  scale.assign(c.oc, 0.0f);
+  for (int o = 0; o < c.oc; ++o, weight += size) {
+    size_t zeros = 0;
     for (size_t i = 0; i < size; ++i) {
-      if (weight[i] == 0) {
-        ++nothing;
-        continue;
-      }
-      if (scale[o] == 0) scale[o] = std::fabs(weight[i]);
-      if (std::fabs(weight[i]) != scale[o]) return false;
+      const float magnitude = std::fabs(weight[i]);
+      if (scale[o] == 0) scale[o] = magnitude;
+      zeros += magnitude == 0;
+      if (magnitude != 0 && magnitude != scale[o]) return nullptr;
     }
-    if (nothing < size) zeros += nothing;
+    ternary |= zeros > 0 && zeros < size;
   }
-  return true;
+  const Lookups& form = forms[ternary];
+  const int64_t uses = int64_t(c.kh) * c.kw * round_up(c.oc / c.groups, 16) * c.oh * c.ow;
+  const bool pays = form.channels > 0 && c.c / c.groups >= form.channels && uses >= int64_t(form.uses) * c.h * c.w;
+  return pays && band_rows(c, form) > 0 ? &form : nullptr;
 }
 
 size_t pixel_floats(const Conv& c, const Lookups& form) { return size_t(tables_of(c, form)) * form.entries * c.groups; }

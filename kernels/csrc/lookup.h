@@ -5,9 +5,9 @@
 
 namespace sparsign {
 
-// scale [filters], if the `size` weights of each filter are its scale, its negative and 0; else false. zeros: how many
-// weights are 0 in filters that are not all 0; of those that are, the scale is 0 and signs don't matter.
-bool read_levels(const float* weight, int filters, size_t size, std::vector<float>& scale, size_t& zeros);
+// The look-ups that a layer's weights [filters][inputs][kh * kw] allow and that pay, else nullptr: those of every filter
+// are its scale, its negative and, in ternary layers, 0. scale: [filters]; 0 where all weights are, whatever their signs.
+const Lookups* lookups_of(const Conv& c, const Lookups forms[2], const float* weight, std::vector<float>& scale);
 
 // Floats of a pixel's tables, all groups.
 size_t pixel_floats(const Conv& c, const Lookups& form);

@@ -11,8 +11,8 @@ namespace sparsign {
 
 namespace {
 
-constexpr double SPARSE_BELOW = 0.4;  // share of weights other than 0 below which the zeros are skipped
-constexpr int LEAST_FILTERS = 16;  // of a group, that share its look-up tables
+// Share of weights other than 0 below which the zeros are skipped: beside multiply-adds, and beside look-up tables.
+constexpr double SPARSE_BELOW = 0.4, SPARSE_BELOW_LOOKUPS = 0.2;
 constexpr int TOGETHER = 4;  // images that go through a step together, so that weights are read once
 
 bool cpu_has(const std::string& isa) {
@@ -231,17 +231,10 @@ void Network::keep_nonzeros(Conv& c, const float* weight, size_t nonzeros) {
   scratch_bytes_ = std::max(scratch_bytes_, scratch);
 }
 
-// Indices of look-up tables in place of weights, if they are of two or three levels and this is faster.
-bool Network::keep_lookups(Conv& c, const float* weight, ChainSpec& chain) {
-  std::vector<float> scale;
-  size_t zeros = 0;
-  const size_t filter = size_t(c.c / c.groups) * c.kh * c.kw;
-  if (c.oc / c.groups < LEAST_FILTERS || !read_levels(weight, c.oc, filter, scale, zeros)) return false;
-  const Lookups& form = isa_->lookups[zeros > 0];
-  if (form.channels == 0 || c.c / c.groups < form.channels) return false;
-  c.planes = zeros > 0 ? 2 : 1;
+// Indices of look-up tables in place of weights.
+void Network::keep_lookups(Conv& c, const Lookups& form, const float* weight) {
+  c.planes = &form == &isa_->lookups[1] ? 2 : 1;
   c.band = band_rows(c, form);
-  if (c.band == 0) return false;
   const int outputs = c.oc / c.groups;
   std::vector<LookupBlock> blocks;
   std::vector<int32_t> last;  // most blocks have all steps
@@ -256,9 +249,6 @@ bool Network::keep_lookups(Conv& c, const float* weight, ChainSpec& chain) {
     }
   c.blocks = keep(blocks, 0);
   scratch_bytes_ = std::max(scratch_bytes_, table_bytes(c, form));
-  if (std::any_of(scale.begin(), scale.end(), [](float s) { return s != 1; }))
-    chain.items.insert(chain.items.begin(), {Op::SCALE, scale, {}});
-  return true;
 }
 
 void Network::conv_float(int in, const ConvSpec& spec, const float* weight, std::array<int64_t, 4> shape,
@@ -269,16 +259,22 @@ void Network::conv_float(int in, const ConvSpec& spec, const float* weight, std:
   step.kind = depthwise ? Step::DEPTHWISE : Step::CONV_FLOAT;
   const size_t size = size_t(c.oc) * shape[1] * c.kh * c.kw;
   const size_t nonzeros = size - size_t(std::count(weight, weight + size, 0.0f));
-  if (c.groups == 1 && double(nonzeros) * c.oh * columns_of(c) < SPARSE_BELOW * double(size) * c.oh * c.ow &&
+  std::vector<float> scale;
+  const Lookups* const form = depthwise ? nullptr : lookups_of(c, isa_->lookups, weight, scale);
+  const double below = form ? SPARSE_BELOW_LOOKUPS : SPARSE_BELOW;
+  if (c.groups == 1 && double(nonzeros) * c.oh * columns_of(c) < below * double(size) * c.oh * c.ow &&
       c.oh * columns_of(c) >= 8) {
     step.kind = Step::SPARSE;
     keep_nonzeros(c, weight, nonzeros);
     add(step, {in}, c.oh, c.ow, c.oc, chain, true);
     return;
   }
-  ChainSpec scaled = chain;
-  if (!depthwise && keep_lookups(c, weight, scaled)) {
+  if (form) {
     step.kind = Step::LOOKUP;
+    keep_lookups(c, *form, weight);
+    ChainSpec scaled = chain;
+    if (std::any_of(scale.begin(), scale.end(), [](float s) { return s != 1; }))
+      scaled.items.insert(scaled.items.begin(), {Op::SCALE, scale, {}});
     add(step, {in}, c.oh, c.ow, c.oc, scaled, c.groups == 1);
     return;
   }

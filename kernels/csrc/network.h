@@ -85,7 +85,7 @@ class Network {
   Conv convolution(int in, bool bits, const ConvSpec& spec, std::array<int64_t, 4> shape);
   void add(Step step, std::vector<int> reads, int oh, int ow, int oc, const ChainSpec& chain, bool whole_blocks);
   void keep_nonzeros(Conv& c, const float* weight, size_t nonzeros);
-  bool keep_lookups(Conv& c, const float* weight, ChainSpec& chain);
+  void keep_lookups(Conv& c, const Lookups& form, const float* weight);
   void plan();
   void run_images(const float* images, int64_t n, float* logits, uint8_t* memory) const;
   std::unique_ptr<Memory> borrow() const;

@@ -52,6 +52,7 @@ struct Lookups {
   int channels;  // of a table; 0: the instruction set has no such look-up
   int entries;   // floats from table to table
   int bits;      // of an index: sum of (w > 0) 2^k, or of (w + 1) 3^k if ternary, over the channels k
+  int uses;      // of a table, filters x taps: below, making it takes longer than it saves
   constexpr int steps() const { return 32 / bits; }  // whose indices a word holds, the first in the lowest bits
 };
 constexpr size_t NEAR_TABLES = size_t(256) << 10;  // bytes of tables at once: half of a second-level cache of 512 KB

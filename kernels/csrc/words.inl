@@ -20,5 +20,5 @@ struct Words {
 
 // Of an instruction set without look-up tables of floats.
 struct NoTables {
-  static constexpr Lookups FORM = {0, 0, 0};
+  static constexpr Lookups FORM = {0, 0, 0, 0};
 };
