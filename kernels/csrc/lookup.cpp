@@ -1,5 +1,6 @@
 #include "lookup.h"
 
+#include <algorithm>
 #include <cmath>
 
 namespace sparsign {
@@ -46,29 +47,45 @@ int band_rows(const Conv& c, const Lookups& form) {
 size_t table_bytes(const Conv& c, const Lookups& form) { return rows_bytes(c, form, c.band); }
 
 LookupSteps lookup_steps(const Conv& c, const Lookups& form, const float* weight, int first, int filters) {
-  const int inputs = c.c / c.groups, taps = c.kh * c.kw, lanes = round_up(filters, 16);
-  const int levels = form.entries > 1 << form.channels ? 3 : 2;
-  const size_t pixel = pixel_floats(c, form);
+  const int inputs = c.c / c.groups, taps = c.kh * c.kw, tables = tables_of(c, form), lanes = round_up(filters, 16);
+  const size_t size = size_t(inputs) * taps, pixel = pixel_floats(c, form);
+  weight += size * first;
+  struct Place {
+    int32_t word, shift;  // of a step's indices; word -1: no step, all its weights are 0
+  };
+  std::vector<Place> places(size_t(tables) * taps, {-1, 0});
+  std::vector<uint8_t> alive(size);
+  for (int o = 0; o < filters; ++o)
+    for (size_t i = 0; i < size; ++i) alive[i] |= weight[size * o + i] != 0;
+  for (size_t i = 0; i < size; ++i)
+    if (alive[i]) places[i / taps / form.channels * taps + i % taps].word = 0;
   LookupSteps found;
-  int steps = 0;
   for (int t = 0; t < taps; ++t)
-    for (int k = 0; k < inputs; k += form.channels) {
-      std::vector<uint32_t> row(lanes);
-      bool any = false;
-      for (int o = 0; o < filters; ++o)
-        for (int i = least(form.channels, inputs - k) - 1; i >= 0; --i) {
-          const float w = weight[(size_t(first + o) * inputs + k + i) * taps + t];
-          row[o] = row[o] * levels + (levels == 3 ? (w > 0) - (w < 0) + 1 : w > 0);
-          any |= w != 0;
-        }
-      if (!any) continue;
+    for (int table = 0; table < tables; ++table) {
+      Place& place = places[size_t(table) * taps + t];
+      if (place.word < 0) continue;
+      const int step = int(found.at.size());
+      place = {step / form.steps(), step % form.steps() * form.bits};
       const size_t tap = size_t(t / c.kw) * c.dh * c.wp + size_t(t % c.kw) * c.dw;
-      found.at.push_back(int32_t(tap * pixel + size_t(k / form.channels) * form.entries));
-      const int place = steps++ % form.steps();
-      if (place == 0) found.indices.resize(found.indices.size() + lanes);
-      uint32_t* words = found.indices.data() + found.indices.size() - lanes;
-      for (int o = 0; o < filters; ++o) words[o] |= row[o] << (place * form.bits);
+      found.at.push_back(int32_t(tap * pixel + size_t(table) * form.entries));
     }
+  std::vector<uint32_t> words((found.at.size() + form.steps() - 1) / form.steps());  // of one filter
+  found.indices.resize(words.size() * lanes);
+  const bool ternary = form.entries > 1 << form.channels;
+  for (int o = 0; o < filters; ++o) {
+    std::fill(words.begin(), words.end(), 0);
+    for (int table = 0; table < tables; ++table) {
+      const Place* place = &places[size_t(table) * taps];
+      uint32_t radix = 1;
+      for (int k = table * form.channels; k < least(inputs, (table + 1) * form.channels); ++k, radix *= ternary ? 3 : 2)
+        for (int t = 0; t < taps; ++t) {
+          const float w = *weight++;
+          const uint32_t digit = ternary ? uint32_t((w > 0) - (w < 0) + 1) : uint32_t(w > 0);
+          if (place[t].word >= 0) words[place[t].word] += digit * radix << place[t].shift;
+        }
+    }
+    for (size_t i = 0; i < words.size(); ++i) found.indices[i * lanes + o] = words[i];
+  }
   return found;
 }
 
