@@ -30,8 +30,8 @@ const Lookups* lookups_of(const Conv& c, const Lookups forms[2], const float* we
     ternary |= zeros > 0 && zeros < size;
   }
   const Lookups& form = forms[ternary];
-  const int64_t uses = int64_t(c.kh) * c.kw * round_up(c.oc / c.groups, 16) * c.oh * c.ow;
-  const bool pays = form.channels > 0 && c.c / c.groups >= form.channels && uses >= int64_t(form.uses) * c.h * c.w;
+  const double uses = double(c.kh) * c.kw * round_up(c.oc / c.groups, 16) * c.oh * c.ow / (double(c.h) * c.w);
+  const bool pays = form.channels > 0 && c.c / c.groups >= form.channels && uses >= form.uses;
   return pays && band_rows(c, form) > 0 ? &form : nullptr;
 }
 
