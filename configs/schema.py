@@ -27,7 +27,9 @@ class ModelConfig:
     num_classes: int = option("${dataset.num_classes}", "outputs of the last layer", ge=2)
     in_channels: int = option("${dataset.channels}", "channels of an input image", ge=1)
     image_size: int = option("${dataset.image_size}", "height and width of an input image", ge=8)
-    pretrained: str | None = option(None, "run folder or float weights to start from; pretrain is then skipped")
+    pretrained: str | None = option(
+        None, "run folder, float weights, or a pruned stage's checkpoint to start from; pretrain is then skipped"
+    )
     options: dict[str, Any] = option({}, "the builder's own options, e.g. block, sign_gradient")
 
 

@@ -12,9 +12,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from sparsign.models.cutting import cut
+
 SHOWN = 3  # how many offending names an error line carries
 UNDER = ("model", "net", "state_dict", "model_state_dict")
 PREFIXES = ("module.", "model.", "net.", "_orig_mod.")
+TRANSFORM = re.compile(r"^(?P<tensor>.*parametrizations\.\w+)\.\d+\._extra_state$")
 ORIGINAL = re.compile(r"(?:^|(?<=\.))parametrizations\.(\w+)\.original$")
 
 
@@ -36,17 +39,24 @@ def weights_file(source: str | os.PathLike[str], option: str = "model.pretrained
 def load_pretrained(model: nn.Module, source: str | os.PathLike[str], option: str = "model.pretrained") -> None:
     """Copy the float weights in a file, or those of a run folder's pretrain stage, into `model`.
 
+    A checkpoint of a later stage gives a pruned network: its masks are multiplied into the weights, and `model` is cut
+    as it was. What its method held at zero is held no longer, but for channels that are gone or dead on both sides.
+
     Takes state dicts, plain or under "model", "net", "state_dict" or "model_state_dict", of any float type, also as
     safetensors; drops the prefixes "module.", "model.", "net." and "_orig_mod.", takes the latent weights of a run's
     checkpoint and reads "linear." as "fc." where the network calls it so. `num_batches_tracked` may be absent.
 
     Raises FileNotFoundError when there is no file; ValueError when it is damaged or no safe state dict, when names or
-    shapes differ from the network's, or values are not finite, complex, of another kind or negative variances.
+    shapes differ from the network's, values are not finite, complex, of another kind or negative variances, or weights
+    go through more than masks.
     """
     path = weights_file(source, option)
-    wanted = model.state_dict()
     try:
-        state = _renamed(plain_names(_state(read_tensors(path))), model)
+        content = read_tensors(path)
+        if isinstance(content, dict) and isinstance(content.get("cut"), dict):
+            cut(model, content["cut"], trained=False)
+        wanted = model.state_dict()
+        state = _renamed(plain_names(_state(content)), model)
         _check_names(state, wanted, type(model).__name__)
         for name, value in state.items():
             _check_values(name, value, wanted[name])
@@ -102,8 +112,8 @@ def plain_names(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 def _state(content: Any) -> dict[str, Tensor]:
     stage = content.get("stage") if isinstance(content, dict) else None
-    if isinstance(stage, str) and stage != "pretrain":
-        raise ValueError(f"a run's checkpoint of stage {stage}, whose masks and codes would be lost; expected pretrain")
+    if isinstance(stage, str) and stage != "pretrain" and isinstance(content.get("model"), dict):
+        content = {"model": _masked(content["model"], stage)}
     while isinstance(content, dict) and (inner := [k for k in UNDER if isinstance(content.get(k), dict)]):
         content = content[inner[0]]
     if isinstance(content, dict):
@@ -111,6 +121,22 @@ def _state(content: Any) -> dict[str, Tensor]:
     if not isinstance(content, dict) or not content or not all(isinstance(v, Tensor) for v in content.values()):
         raise ValueError("holds no state dict; expected names mapped to tensors")
     return content
+
+
+def _masked(state: dict[str, Any], stage: str) -> dict[str, Any]:
+    """Latent weights times the masks that act on them."""
+    masked = dict(state)
+    for name, extra in state.items():
+        found = TRANSFORM.match(name)
+        if found and isinstance(extra, dict) and extra.get("active"):
+            mask, original = state.get(name.replace("_extra_state", "mask")), f"{found['tensor']}.original"
+            if not isinstance(mask, Tensor) or not isinstance(masked.get(original), Tensor):
+                raise ValueError(
+                    f"a run's checkpoint of stage {stage}: {original.removesuffix('.original')} goes through more than "
+                    "masks, whose codes would be lost; expected a stage before them, or pretrain"
+                )
+            masked[original] = masked[original] * mask
+    return masked
 
 
 def _renamed(state: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:

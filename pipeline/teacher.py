@@ -5,6 +5,7 @@ from __future__ import annotations
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
+from sparsign.models.cutting import cut
 from sparsign.pipeline import build
 from sparsign.pipeline.folder import RunFolder, load_plain
 from sparsign.pipeline.plan import StagePlan
@@ -39,7 +40,9 @@ def build_teacher(config: DictConfig, folder: RunFolder) -> nn.Module:
     if config.model.form != "float" or not boundary.is_file():
         raise ValueError(NO_TEACHER)
     teacher = build.model(OmegaConf.merge(config, {"model": {"pretrained": None}}))
-    state = load_plain(boundary)["model"]
+    content = load_plain(boundary)
+    cut(teacher, content.get("cut", {}), trained=False)
+    state = content["model"]
     names = {k.replace("parametrizations.", "").removesuffix(".original"): v for k, v in state.items()}
     teacher.load_state_dict({k: names[k] for k in teacher.state_dict()})
     return teacher.eval().to(build.device(config))

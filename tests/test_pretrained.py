@@ -6,6 +6,9 @@ import pytest
 import torch
 from torch import nn
 
+from sparsign.compressors.parts.fixed_levels import FixedLevels
+from sparsign.compressors.parts.transforms import Mask, attach, find
+from sparsign.models.cutting import cut, cuts
 from sparsign.models.pretrained import load_pretrained, weights_file
 
 
@@ -125,8 +128,30 @@ def test_a_run_folder_means_the_end_of_its_pretrain_stage(tmp_path):
     mine = net()
     load_pretrained(mine, tmp_path)
     assert torch.equal(mine[0].weight, wrapped["0.parametrizations.weight.original"])
-    torch.save({"stage": "finetune", "model": wrapped | masks, "test_top1": 0.5}, tmp_path / "finetune.ckpt")
-    assert "checkpoint of stage finetune, whose masks" in refusal(tmp_path / "finetune.ckpt", None)
+
+
+def test_a_pruned_stages_masks_are_multiplied_in_and_its_network_is_cut_alike(tmp_path):
+    torch.manual_seed(0)
+    pruned = net()
+    attach(pruned[0], Mask((4, 1, 1, 1)), FixedLevels(pruned[0].weight.shape))
+    find(pruned[0], Mask).mask[2] = 0
+    path = tmp_path / "prune.ckpt"
+    torch.save({"stage": "prune", "model": pruned.state_dict(), "test_top1": 0.5}, path)
+    mine = net()
+    load_pretrained(mine, path)
+    assert torch.equal(mine[0].weight, pruned[0].weight) and not mine[0].weight[2].any()
+    kept, all_ = torch.tensor([0, 1, 3]), torch.arange
+    left = {"0": (kept, all_(1)), "1": (kept, kept), "3": (all_(3), all_(16).view(4, 4)[kept].flatten())}
+    small = net()
+    cut(small, left)
+    torch.save({"stage": "prune", "model": small.state_dict(), "cut": left, "test_top1": 0.5}, path)
+    mine = net()
+    load_pretrained(mine, path)
+    assert torch.equal(mine[3].weight, small[3].weight) and mine[3].weight.shape == (3, 12)
+    assert cuts(mine).keys() == left.keys() and torch.equal(mine[0].weight, net()[0].weight[kept])
+    find(pruned[0], FixedLevels).active = True
+    torch.save({"stage": "quantize", "model": pruned.state_dict(), "test_top1": 0.5}, path)
+    assert "stage quantize: 0.parametrizations.weight goes through more than masks" in refusal(path, None)
 
 
 def test_safetensors_load_where_the_package_is(tmp_path):
