@@ -1,0 +1,48 @@
+"""OpenVINO as a user would take it instead of the packed engine: the float network, in int8 after training."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+Call = Callable[[Tensor], Tensor]
+
+
+def openvino_int8(net: nn.Module, images: Tensor, threads: int) -> Call:
+    """The float network with int8 weights and activations, by NNCF's quantisation after training.
+
+    Ranges come from `images` [N, C, H, W], whose batch is the only one it then takes:
+    right for timing, not for accuracy.
+
+    Raises:
+        ImportError: OpenVINO or NNCF is not installed.
+    """
+    import logging
+
+    import nncf
+    import openvino as ov
+
+    logging.getLogger("nncf").setLevel(logging.ERROR)
+    model = ov.convert_model(torch.export.export(net, (images,)))
+    quantised = nncf.quantize(model, nncf.Dataset([images.numpy()]), subset_size=1, fast_bias_correction=True)
+    return openvino_call(quantised, threads, "f32")
+
+
+def openvino_call(model: Any, threads: int, precision: str) -> Call:
+    """A model of OpenVINO compiled for this CPU, with what is not int8 in `precision` (f32 or bf16).
+
+    Raises:
+        ValueError: this CPU computes in another precision than the one asked for.
+    """
+    import openvino as ov
+
+    settings = {"INFERENCE_NUM_THREADS": threads, "INFERENCE_PRECISION_HINT": precision, "NUM_STREAMS": 1}
+    compiled = ov.compile_model(model, "CPU", settings)
+    used = compiled.get_property("INFERENCE_PRECISION_HINT").to_string()
+    if used != precision:
+        raise ValueError(f"asked for {precision}, this CPU computes in {used}")
+    request = compiled.create_infer_request()
+    return lambda x: torch.from_numpy(request.infer([x.numpy()])[0])
