@@ -2,13 +2,36 @@
 
 from __future__ import annotations
 
+import importlib.util
+import io
+import logging
 from collections.abc import Callable
+from contextlib import redirect_stdout
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 Call = Callable[[Tensor], Tensor]
+
+
+class Int8:
+    """The float network in OpenVINO's int8, made when images of a batch size or a number of threads first come."""
+
+    def __init__(self, net: nn.Module) -> None:
+        self.net, self.made = net, {}
+
+    @staticmethod
+    def installed() -> bool:
+        """Whether OpenVINO and NNCF are there."""
+        return all(importlib.util.find_spec(name) for name in ("openvino", "nncf"))
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """Logits [N, classes] of normalised fp32 images [N, C, H, W]."""
+        key = images.shape, torch.get_num_threads()
+        if key not in self.made:
+            self.made[key] = openvino_int8(self.net, images, key[1])
+        return self.made[key](images)
 
 
 def openvino_int8(net: nn.Module, images: Tensor, threads: int) -> Call:
@@ -20,14 +43,13 @@ def openvino_int8(net: nn.Module, images: Tensor, threads: int) -> Call:
     Raises:
         ImportError: OpenVINO or NNCF is not installed.
     """
-    import logging
-
     import nncf
     import openvino as ov
 
     logging.getLogger("nncf").setLevel(logging.ERROR)
     model = ov.convert_model(torch.export.export(net, (images,)))
-    quantised = nncf.quantize(model, nncf.Dataset([images.numpy()]), subset_size=1, fast_bias_correction=True)
+    with redirect_stdout(io.StringIO()):  # its progress bars
+        quantised = nncf.quantize(model, nncf.Dataset([images.numpy()]), subset_size=1)
     return openvino_call(quantised, threads, "f32")
 
 
