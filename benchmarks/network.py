@@ -4,9 +4,9 @@
         [without=bf16,cut]
 
 Rivals run the dense float network: `uncut`, as it was before pruning, from the registry; and `cut`, what the file has
-left of it, with ReLU for signs. Weights do not change their speed: the uncut one has random weights. ONNX Runtime,
-OpenVINO and LiteRT come with `pip install sparsign[rivals]` (benchmarks/rivals.py); what is absent, or cannot run a
-network, is skipped with a word, and so is what has a word of `without` in its name.
+left of it, with ReLU for signs. Weights do not change their speed: the uncut one has random weights. ONNX Runtime and
+OpenVINO come with `pip install sparsign[rivals]`, LiteRT with `[litert]` (benchmarks/rivals.py). What is absent, or
+cannot run a network, is skipped with a word, and so is what has a word of `without` in its name.
 `bits` is the file in torch, the reference engine.
 
 Times per batch are CPU time for one thread, else wall-clock: the 20th percentile, which other processes disturb least,
@@ -86,8 +86,8 @@ def candidates(packed: PackedModel, images: torch.Tensor, threads: int, without:
 
 
 def wanted(name: str, without: list[str]) -> bool:
-    """Whether none of the words is in the name."""
-    return not any(word in name for word in without)
+    """Whether none of `without` is a word of the name, or some in a row."""
+    return not any(f" {words} " in f" {name} " for words in without)
 
 
 def measure(packed: PackedModel, batch: int, threads: int, seconds: float, without: list[str]) -> list[dict[str, Any]]:

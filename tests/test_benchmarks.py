@@ -124,8 +124,9 @@ def test_trainings_cells_are_medians_of_neighbours():
 
 
 def test_rivals_are_left_out_by_a_word_of_their_name():
-    assert network.wanted("uncut torch fp32", []) and network.wanted("uncut torch fp32", ["bf16", "cut torch bf"])
+    assert network.wanted("uncut torch fp32", []) and network.wanted("uncut torch fp32", ["bf16", "cut", "cut torch"])
     assert not network.wanted("cut torch.compile bf16", ["int8", "bf16"])
+    assert not network.wanted("cut OpenVINO int8", ["OpenVINO int8"]) and not network.wanted("cut torch", ["cut"])
 
 
 def test_litert_reads_the_nearest_int8_within_its_range():
