@@ -63,7 +63,6 @@ def main() -> None:
         sys.exit(f"expected {', '.join(OPTIONS)}")
     file = lce.convert_keras_model(network(chosen["size"], chosen["channels"], chosen["classes"]))
     images = np.zeros((1, chosen["size"], chosen["size"], chosen["channels"]), np.float32)
-    print("in turns for", flush=True)
     for indirect in (False, True):
         p20, middle, samples = milliseconds(file, images, chosen["seconds"] / 2, indirect)
         name = "LCE indirect" if indirect else "LCE"
