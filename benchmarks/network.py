@@ -1,34 +1,33 @@
 """Milliseconds of a packed network beside what its user could pick instead, all in one process and in turns.
 
     python benchmarks/network.py packed=FILE.sparsign [batches=1,64] [threads=1] [seconds=30] [out=FOLDER]
+        [without=bf16,cut]
 
 Rivals run the dense float network: `uncut`, as it was before pruning, from the registry; and `cut`, what the file has
 left of it, with ReLU for signs. Weights do not change their speed: the uncut one has random weights. ONNX Runtime and
-OpenVINO come with `pip install sparsign[rivals]`; what is absent, or cannot run a network, is skipped with a word.
-`bits` is the file in torch, the reference engine. int8 quantises every conv and linear layer, with signed weights per
-channel and ranges from random images: right for timing, not for accuracy.
+OpenVINO come with `pip install sparsign[rivals]`, LiteRT with `[litert]` (benchmarks/rivals.py). What is absent, or
+cannot run a network, is skipped with a word, and so is what has a word of `without` in its name.
+`bits` is the file in torch, the reference engine.
 
 Times per batch are CPU time for one thread, else wall-clock: the 20th percentile, which other processes disturb least,
-and the median. Ratios are of 20th percentiles: how many times faster the packed engine is.
+and the median. Ratios are of 20th percentiles: how many times faster the packed engine is. `seconds` are those of the
+turns, after all is made; every candidate has three at the least.
 Files: network.json and network.png in `out`.
-Compiling takes torch a minute per network and kind.
+Making takes longer: torch a minute per network and kind to compile, LiteRT as long to convert.
 """
 
 from __future__ import annotations
 
 import json
 import sys
-import tempfile
 import time
-from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from statistics import median
 from typing import Any
 
-import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from sparsign.evaluation.latency import Candidate, interleaved
 from sparsign.evaluation.rebuild import float_network
@@ -39,10 +38,10 @@ from sparsign.packing.file import read
 from sparsign.packing.spec import PackedModel
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # `benchmarks` is not installed
+from benchmarks.rivals import rivals
 from benchmarks.timing import p20
 
-OPTIONS = {"packed": "", "batches": "1,64", "threads": "1", "seconds": "30", "out": "."}
-Call = Callable[[Tensor], Tensor]
+OPTIONS = {"packed": "", "batches": "1,64", "threads": "1", "seconds": "30", "out": ".", "without": ""}
 
 
 def cut_float(packed: PackedModel) -> nn.Module:
@@ -57,89 +56,22 @@ def is_cut(packed: PackedModel) -> bool:
     return any((len(c.rows), len(c.cols)) != tuple(c.full_shape[:2]) for c in codes)
 
 
-def torch_rivals(net: nn.Module) -> Iterator[tuple[str, Callable[[], Call]]]:
-    """(name, how to make it)."""
-    net = net.to(memory_format=torch.channels_last)
-
-    def bf16(call: Call) -> Call:
-        def run(x: Tensor) -> Tensor:
-            with torch.autocast("cpu", torch.bfloat16):
-                return call(x)
-
-        return run
-
-    def compiled() -> Call:
-        return torch.compile(net, dynamic=False)
-
-    yield "torch fp32", lambda: net
-    yield "torch.compile fp32", compiled
-    yield "torch bf16", lambda: bf16(net)
-    yield "torch.compile bf16", lambda: bf16(compiled())
-
-
-def onnx_file(net: nn.Module, images: Tensor, folder: str) -> Path:
-    """The network as ONNX, of a fixed batch."""
-    path = Path(folder) / "net.onnx"
-    torch.onnx.export(net, (images,), path, dynamo=True, input_names=["images"], verbose=False)
-    return path
-
-
-def onnx_rivals(net: nn.Module, images: Tensor, threads: int) -> Iterator[tuple[str, Callable[[], Call]]]:
-    """ONNX Runtime in fp32 and int8 (QDQ)."""
-
-    def session(quantise: bool) -> Call:
-        import onnxruntime as ort
-        from onnxruntime import quantization as q
-
-        class Reader(q.CalibrationDataReader):
-            def __init__(self) -> None:
-                self.left = [{"images": images.numpy()} for _ in range(2)]
-
-            def get_next(self) -> dict[str, np.ndarray] | None:
-                return self.left.pop() if self.left else None
-
-        options = ort.SessionOptions()
-        options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
-        with tempfile.TemporaryDirectory() as folder:
-            path = onnx_file(net, images, folder)
-            if quantise:
-                ready, path = path, Path(folder) / "int8.onnx"
-                q.quantize_static(ready, path, Reader(), per_channel=True, weight_type=q.QuantType.QInt8)
-            run = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-        return lambda x: torch.from_numpy(run.run(None, {"images": x.numpy()})[0])
-
-    yield "ONNX Runtime fp32", lambda: session(False)
-    yield "ONNX Runtime int8", lambda: session(True)
-
-
-def openvino_rivals(net: nn.Module, images: Tensor, threads: int) -> Iterator[tuple[str, Callable[[], Call]]]:
-    """OpenVINO in fp32."""
-
-    def compiled() -> Call:
-        import openvino as ov
-
-        model = ov.convert_model(torch.export.export(net, (images,)))
-        settings = {"INFERENCE_NUM_THREADS": threads, "INFERENCE_PRECISION_HINT": "f32", "NUM_STREAMS": 1}
-        request = ov.compile_model(model, "CPU", settings).create_infer_request()
-        return lambda x: torch.from_numpy(request.infer([x.numpy()])[0])
-
-    yield "OpenVINO fp32", compiled
-
-
 @torch.inference_mode()
-def candidates(packed: PackedModel, images: Tensor, threads: int) -> list[Candidate]:
-    """The packed engine first, then every rival that runs here."""
+def candidates(packed: PackedModel, images: torch.Tensor, threads: int, without: list[str]) -> list[Candidate]:
+    """The packed engine first, then every rival that runs here and has no word of `without` in its name."""
     isa = torch.backends.cpu.get_cpu_capability()
     engine = NativeEngine(packed, threads=threads)
     found = [Candidate("sparsign", engine.isa, engine)]
-    found.append(Candidate("bits torch fp32", isa, PackedNetwork(packed, b"", "reference").eval()))
+    if wanted("bits torch fp32", without):
+        found.append(Candidate("bits torch fp32", isa, PackedNetwork(packed, b"", "reference").eval()))
     for form, net in (("uncut", float_network(packed)), ("cut", cut_float(packed) if is_cut(packed) else None)):
         if net is None:
             why = "the file names no network of the registry" if form == "uncut" else "nothing was cut"
             print(f"{form}: skipped, {why}")
             continue
-        rivals = [*onnx_rivals(net, images, threads), *openvino_rivals(net, images, threads)]
-        for name, make in [*rivals, *torch_rivals(net)]:
+        for name, make in rivals(net, images, threads):
+            if not wanted(f"{form} {name}", without):
+                continue
             try:
                 call = make()
                 with torch.inference_mode(name.startswith("torch")):
@@ -153,11 +85,17 @@ def candidates(packed: PackedModel, images: Tensor, threads: int) -> list[Candid
     return found
 
 
-def measure(packed: PackedModel, batch: int, threads: int, seconds: float) -> list[dict[str, Any]]:
+def wanted(name: str, without: list[str]) -> bool:
+    """Whether none of `without` is a word of the name, or some in a row."""
+    return not any(f" {words} " in f" {name} " for words in without)
+
+
+def measure(packed: PackedModel, batch: int, threads: int, seconds: float, without: list[str]) -> list[dict[str, Any]]:
     """One row per candidate, the packed engine first."""
     torch.set_num_threads(threads)
     images = torch.randn(batch, *packed.input_shape, generator=torch.Generator().manual_seed(0))
-    timed = candidates(packed, images, threads)
+    timed = candidates(packed, images, threads, without)
+    print(f"{len(timed)} in turns for {seconds:.0f} seconds", flush=True)
     with torch.inference_mode():
         samples = interleaved(timed, images, seconds, time.process_time if threads == 1 else time.perf_counter)
     return rows_of(timed, samples, batch, threads)
@@ -232,11 +170,11 @@ def main() -> None:
     combinations = [
         (b, t) for b in numbers(chosen["batches"], "batches") for t in numbers(chosen["threads"], "threads")
     ]
-    rows = []
+    rows, without = [], [word for word in chosen["without"].split(",") if word]
     for batch, count in combinations:
         torch.compiler.reset()
         print(f"\nbatch {batch}, {count} thread(s), {here['cpu']}, torch {here['torch']}")
-        rows += (found := measure(packed, batch, count, seconds / len(combinations)))
+        rows += (found := measure(packed, batch, count, seconds / len(combinations), without))
         print(f"{'':28}{'isa':>8}{'p20 ms':>10}{'median':>10}{'faster':>9}{'samples':>9}")
         for r in found:
             times = f"{r['p20_ms']:>10.3f}{r['median_ms']:>10.3f}{r['times_faster']:>8.1f}x{r['samples']:>9}"

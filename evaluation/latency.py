@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from sparsign.evaluation.libraries import Int8
 from sparsign.kernels.engine import Engine
 
 Clock = Callable[[], float]
@@ -33,7 +34,8 @@ class Candidate:
 
 
 def candidates(network: nn.Module | None, engine: Engine) -> list[Candidate]:
-    """torch eager fp32 and bf16 autocast (channels_last) of the uncompressed network, and the packed engine.
+    """torch eager fp32 and bf16 autocast (channels_last) of the uncompressed network, OpenVINO's int8 where it is
+    installed, and the packed engine.
 
     Without the uncompressed network (it is not in our registry) the packed engine alone.
     """
@@ -50,6 +52,7 @@ def candidates(network: nn.Module | None, engine: Engine) -> list[Candidate]:
     return [
         Candidate("torch fp32", isa, network, channels_last=True),
         Candidate("torch bf16", isa, autocast, channels_last=True),
+        *([Candidate("OpenVINO int8", isa, Int8(network))] if Int8.installed() else []),
         Candidate(*packed, engine),
     ]
 
@@ -95,14 +98,13 @@ def interleaved(
     clock: wall-clock if None; for one thread `time.process_time`, which leaves out what other processes took.
     """
     calls, repeats = [], []
-    start = time.perf_counter()
     for candidate in candidates:
         layout = torch.channels_last if candidate.channels_last else torch.contiguous_format
         calls.append((candidate.call, images.contiguous(memory_format=layout)))
         for _ in range(WARM_UP):
             candidate.call(calls[-1][1])
         repeats.append(max(1, round(SHORTEST_SAMPLE / max(_time(*calls[-1], 1), 1e-9))))
-    times: list[list[float]] = [[] for _ in candidates]
+    start, times = time.perf_counter(), [[] for _ in candidates]
     for samples in range(MAX_SAMPLES):
         if samples >= MIN_SAMPLES and time.perf_counter() - start > seconds:
             break

@@ -21,6 +21,11 @@ ISA_VARIABLE = "SPARSIGN_ISA"
 REFERENCE = "reference"
 
 
+def is_ours(engine: str) -> bool:
+    """Whether a name in a report's rows of speed is that of a packed network's engine, not of a rival."""
+    return engine.split(",")[0].split(" ")[0] in (NativeEngine.name, ReferenceEngine.name)
+
+
 class Engine(Protocol):
     """Runs a packed network: normalised fp32 images [N, C, H, W] in, fp32 logits [N, classes] out."""
 

@@ -7,6 +7,7 @@ A value is stored as fp32 if someone reads it so, as one bit per channel if a co
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Sequence
 from types import ModuleType
@@ -14,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from sparsign.packing.spec import Node, PackedModel
+from sparsign.packing.spec import LayerCodes, Node, PackedModel
 
 KEEPS_SIGNS = ("select", "permute", "cat", "flatten", "maxpool")
 """Operations after which +1 and -1 are still +1 and -1."""
@@ -152,13 +153,9 @@ class Lowered:
         """(int8 -1, 0, 1, fp32 scales [rows]) of a layer that reads signs and has such weights, else None."""
         if node.codes is None or node.inputs[0] not in self.signs or node.attrs.get("groups", 1) != 1:
             return None
-        weight = node.codes.weight()
-        rows = weight.reshape(len(weight), -1)
-        scale = np.maximum(rows.max(axis=1), -rows.min(axis=1))[:, None]
-        signs = (rows > 0).view(np.int8) - (rows < 0).view(np.int8)
-        if 2 * rows.shape[1] > MOST_INPUTS or not np.array_equal(signs * scale, rows):
+        if 2 * math.prod(node.codes.shape[1:]) > MOST_INPUTS:
             return None
-        return signs.reshape(weight.shape), _floats(scale[:, 0])
+        return _codes_as_signs(node.codes) or _weights_as_signs(node.codes.weight())
 
     # Values.
 
@@ -289,6 +286,25 @@ def _sign_valued(packed: PackedModel) -> set[str]:
         if node.op == "sign" or (node.op in KEEPS_SIGNS and found.issuperset(node.inputs)):
             found.add(node.name)
     return found
+
+
+def _codes_as_signs(layer: LayerCodes) -> tuple[np.ndarray, np.ndarray] | None:
+    """(int8 signs, fp32 scales [rows]) where the codes are the signs already and every row has one scale, else None."""
+    rows = len(layer.rows)
+    pair = layer.values.signed_scales(rows)
+    if pair is None or not np.array_equal(*pair) or not (pair[0] > 0).all():
+        return None
+    if layer.codes.min(initial=0) < -1 or layer.codes.max(initial=0) > 1:
+        return None
+    return np.ascontiguousarray(layer.dense_codes(), np.int8), _floats(pair[0])
+
+
+def _weights_as_signs(weight: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
+    """The same of any fp32 weight whose rows hold one magnitude beside 0, else None."""
+    rows = weight.reshape(len(weight), -1)
+    scale = np.maximum(rows.max(axis=1), -rows.min(axis=1))[:, None]
+    signs = (rows > 0).view(np.int8) - (rows < 0).view(np.int8)
+    return (signs.reshape(weight.shape), _floats(scale[:, 0])) if np.array_equal(signs * scale, rows) else None
 
 
 def _floats(array: np.ndarray) -> np.ndarray:

@@ -78,7 +78,7 @@ def unpack(data: bytes, count: int, levels: int) -> np.ndarray:
         width = bits_per_symbol(levels)
         bits, padding = np.split(np.unpackbits(raw), [count * width])
         weights = (1 << np.arange(width - 1, -1, -1)).astype(np.uint16)
-        symbols = (bits.reshape(count, width) * weights).sum(axis=1, dtype=np.uint16)
+        symbols = bits.astype(np.uint16) if width == 1 else (bits.reshape(count, width) @ weights).astype(np.uint16)
         if symbols.size and symbols.max() >= levels:
             raise ValueError(f"symbol {symbols.max()} of {levels} levels")
     if padding.any():

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
+from sparsign.kernels.engine import is_ours
 from sparsign.packing.atomic import write_atomic
 
 
@@ -61,7 +62,7 @@ def measured(report: Mapping[str, Any]) -> dict[str, float | str]:
     """
     rows = {f"{r['engine']}/batch{r['batch']}_threads{r['threads']}": r for r in report["speed"]}
     told = leaves({k: v for k, v in report.items() if isinstance(v, Mapping)} | {"speed": rows})
-    ours = [r for r in report["speed"] if not r["engine"].startswith("torch ")]
+    ours = [r for r in report["speed"] if is_ours(r["engine"])]
     if ours:
         told |= leaves({"latency": min(ours, key=lambda r: (r["batch"], r["threads"], r["milliseconds"]))})
     return told

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from html import escape
 from typing import Any
 
+from sparsign.kernels.engine import is_ours
 from sparsign.reports import curves, figures
 from sparsign.reports.table import before_after, fastest, float_network, percent, reload_line, size, speedups, units
 
@@ -78,8 +79,7 @@ def render(report: dict[str, Any], metrics: Sequence[dict[str, Any]] = ()) -> st
         text = "Removed filters are gone from the file; zeros inside kept filters are not."
         body += section("What is kept", figures.kept_filters(report["layers"]), text)
     if report["speed"]:
-        text = "Each engine in turn, in one process; grey is the uncompressed network. × is relative to torch fp32."
-        body += section("Measured speed", figures.speeds(report["speed"]), text)
+        body += _speed(report)
     body += _training(metrics) + _recipe(report["recipe"] or [], report["code"] or []) + _layer_table(report["layers"])
     return page(title, body, f"measured {report['date']} on {where}")
 
@@ -128,6 +128,34 @@ def _summary(report: dict[str, Any]) -> list[tuple[str, str]]:
     rows += [(f"Theoretical speed-up, {of}", text) for of, text in speedups(theory)]
     rows.append(("S1", f"{theory['s1']}: {theory['s1_reason']}"))
     return [*rows, ("Packed file", report["packed"])]
+
+
+def _speed(report: dict[str, Any]) -> str:
+    """The engine beside what else could run the network, and what was measured beside the theory."""
+    rows, here, theory, best = report["speed"], report["environment"], report["theory"], fastest(report)
+    text = (
+        f"{here['cpu']}, torch {here['torch']} ({here['isa']}), {min(row['samples'] for row in rows)} samples or more "
+    )
+    text += (
+        "of each, in turns in one process. Blue is this file in our engine, grey the uncut float network in libraries."
+    )
+    content = figures.speeds(rows)
+    if best and best["ratio_to_torch_fp32"] is not None:
+        beside = [r for r in rows if (r["batch"], r["threads"]) == (best["batch"], best["threads"])]
+        rival = min((r for r in beside if not is_ours(r["engine"])), key=lambda row: row["milliseconds"])
+        names = dict.fromkeys(("torch fp32", rival["engine"]))
+        measured = [
+            (f"measured over {r['engine']}, batch {best['batch']}", r["milliseconds"] / best["milliseconds"])
+            for r in beside
+            if r["engine"] in names
+        ]
+        counted = [
+            ("theory, whole network", theory["network_speedup"]),
+            ("theory, pruned layers by multiply-accumulates", theory["layer_speedup_macs"]),
+            ("theory, pruned layers by units", theory["layer_speedup"]),
+        ]
+        content += figures.speedups(measured, [(name, times) for name, times in counted if times is not None])
+    return section("Speed", content, text)
 
 
 def _pair(numbers: dict[str, Any], *keys: str) -> str:

@@ -14,6 +14,7 @@ from typing import Any
 import yaml
 
 from sparsign.evaluation.report import read_report
+from sparsign.kernels.engine import is_ours
 from sparsign.papers import ledger
 
 FLOAT_BITS = 32
@@ -86,7 +87,7 @@ def data_rate(layers: list[dict[str, Any]]) -> float | None:
 
 def speed(report: dict[str, Any]) -> dict[str, Any]:
     """The packed engine at batch 1 and one thread: milliseconds, times torch fp32, and which engine."""
-    rows = [r for r in report["speed"] if (r["batch"], r["threads"]) == (1, 1) and not r["engine"].startswith("torch ")]
+    rows = [r for r in report["speed"] if (r["batch"], r["threads"]) == (1, 1) and is_ours(r["engine"])]
     if not rows:
         return {}
     best = min(rows, key=lambda row: row["milliseconds"])

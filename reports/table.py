@@ -9,6 +9,8 @@ from typing import Any
 from rich import box
 from rich.table import Table
 
+from sparsign.kernels.engine import is_ours
+
 
 def percent(value: float | None) -> str:
     """`86.56 %` of a fraction; a dash for None."""
@@ -72,7 +74,7 @@ def reload_line(reload: dict[str, Any]) -> tuple[bool | None, str]:
 
 def fastest(report: dict[str, Any]) -> dict[str, Any] | None:
     """The speed row of the packed engine with the largest ratio to torch fp32; None when speed was not measured."""
-    rows = [row for row in report["speed"] if not row["engine"].startswith("torch ")]
+    rows = [row for row in report["speed"] if is_ours(row["engine"])]
     return max(rows, key=lambda row: row["ratio_to_torch_fp32"] or 0, default=None)
 
 

@@ -1,12 +1,16 @@
 """The arithmetic of the benchmarks: percentiles, times per layer, shares, ratios, demands. Nothing is timed here."""
 
+import sys
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from omegaconf import OmegaConf
 
-from benchmarks import kernels, network, sparsity, timing, training
+from benchmarks import kernels, network, rivals, sparsity, timing, training
+from sparsign.evaluation import libraries
 from sparsign.evaluation.latency import Candidate
 from sparsign.kernels.engine import native
 
@@ -135,3 +139,48 @@ def test_trainings_cells_are_medians_of_neighbours():
     assert training.cells([(10, 15), (10, 30), (20, 40)]) == ["10.0", "30.0", "2.000"]
     with pytest.raises(ValueError, match="compare=torch: expected plain or kernels"):
         training.compares_kernels(OmegaConf.create({"compare": "torch"}))
+
+
+def test_rivals_are_left_out_by_a_word_of_their_name():
+    assert network.wanted("uncut torch fp32", []) and network.wanted("uncut torch fp32", ["bf16", "cut", "cut torch"])
+    assert not network.wanted("cut torch.compile bf16", ["int8", "bf16"])
+    assert not network.wanted("cut OpenVINO int8", ["OpenVINO int8"]) and not network.wanted("cut torch", ["cut"])
+
+
+def test_litert_reads_the_nearest_int8_within_its_range():
+    values = np.array([-100, -0.26, 0.0, 0.24, 0.26, 100], np.float32)
+    np.testing.assert_array_equal(rivals._to_int8(values, 0.5, 3), [-128, 2, 3, 3, 4, 127])
+
+
+def test_openvino_is_refused_where_it_computes_in_another_precision(monkeypatch):
+    class Compiled:
+        def get_property(self, name):
+            return self
+
+        def to_string(self):
+            return "f32"
+
+        def create_infer_request(self):
+            return type("Request", (), {"infer": lambda self, inputs: [2 * inputs[0]]})()
+
+    given = {}
+    compile_model = lambda model, device, settings: given.update(settings) or Compiled()  # noqa: E731
+    monkeypatch.setitem(sys.modules, "openvino", SimpleNamespace(compile_model=compile_model))
+    assert torch.equal(libraries.openvino_call(None, 3, "f32")(torch.ones(2)), torch.full((2,), 2.0))
+    assert given["INFERENCE_NUM_THREADS"] == 3
+    with pytest.raises(ValueError, match="asked for bf16, this CPU computes in f32"):
+        libraries.openvino_call(None, 1, "bf16")
+
+
+def test_openvinos_int8_is_made_once_for_a_batch_and_a_number_of_threads(monkeypatch):
+    made = []
+
+    def make(net, images, threads):
+        made.append((len(images), threads))
+        return net
+
+    monkeypatch.setattr(libraries, "openvino_int8", make)
+    int8, threads = libraries.Int8(torch.nn.Identity()), torch.get_num_threads()
+    for batch in (1, 2, 1, 2):
+        assert len(int8(torch.zeros(batch, 3))) == batch
+    assert made == [(1, threads), (2, threads)]

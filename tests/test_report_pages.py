@@ -159,12 +159,32 @@ def pictures(page):
 def test_page_is_self_contained_and_its_pictures_are_well_formed():
     page = html.render(a_report(), METRICS)
     assert "<td>pretrain</td><td>epochs 1</td>" in page and f"commit {'a' * 40}, dirty True, torch 2.14.0" in page
-    assert len(pictures(page)) == 5  # sizes, kept filters, speed, curves, heat map
+    assert len(pictures(page)) == 6  # sizes, kept filters, speed, beside theory, curves, heat map
     assert "<script" not in page and "<link" not in page and "@import" not in page
     assert 'src="http' not in page and 'href="http' not in page and "url(http" not in page
-    for name in ("conv1", "native", "train_loss", "hist"):
+    for name in ("conv1", "this file, AVX2", "train_loss", "hist"):
         assert f">{name}<" in page
     assert ">flat<" not in page  # constant everywhere: no curve
+
+
+def test_speed_names_the_engine_its_rivals_and_the_theory():
+    report = a_report()
+    report["speed"] = [speed("torch fp32", 4.0, 1.0), speed("torch bf16", 90.0, 0.04), speed("native", 0.5, 8.0)]
+    report["speed"].insert(2, speed("OpenVINO int8", 1.0, 4.0))
+    page = html.render(report)
+    for text in ("1 ms · the engine is 2.0× as fast", "4 ms · the engine is 8.0× as fast", "90 ms", "0.5 ms"):
+        assert f">{text}" in page
+    for text in ("measured over torch fp32, batch 1", "measured over OpenVINO int8, batch 1", "theory, whole network"):
+        assert f">{text}<" in page
+    assert "measured over torch bf16" not in page
+    assert table.fastest(report)["engine"] == "native"  # no rival is ever taken for ours
+
+
+def test_page_of_a_file_alone_has_no_rivals():
+    report = a_report()
+    report["speed"] = [speed("native", 0.5, None)]
+    page = html.render(report)
+    assert ">0.5 ms<" in page and "as fast; dashed" not in page
 
 
 def test_page_without_speed_and_training_has_just_the_layers():
@@ -178,7 +198,7 @@ def test_names_from_a_file_cannot_become_markup_or_formulas():
     hostile["layers"][0]["name"] = "<b>$\\frac{1}$&"
     page = html.render(hostile, [{**row, "<i>$x": row["epoch"]} for row in METRICS])
     assert "<script" not in page and "<b>$" not in page and "<i>" not in page
-    assert len(pictures(page)) == 5
+    assert len(pictures(page)) == 6
 
 
 def test_curves_follow_the_stages_and_survive_a_half_written_line(tmp_path):
