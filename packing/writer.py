@@ -20,6 +20,8 @@ SLOW_CODES = 1 << 19
 """Most codes that are coded by a model where the coder was not compiled (half a minute)."""
 ENTRY = 8
 """Bytes that the entry of a section of its own takes in a deflated header, about."""
+QUICK, WORTH = 1 << 20, 0.99
+"""Codes that a model decodes in less than 0.1 s: for more it has to save 1 %, or a file opens slowly for nothing."""
 
 
 @dataclass
@@ -102,7 +104,11 @@ def _code_together(arrays: list[Integers]) -> tuple[Entry, bytes]:
         for chosen in [gaining] if gaining == everything else [gaining, everything]:
             if chosen:
                 data = stream.encode([arrays[k].array for k in chosen], [arrays[k].kernels for k in chosen])
-                best = min(best, (total(data, chosen), [name, len(data)], data, chosen), key=lambda found: found[0])
+                length = total(data, chosen)
+                if length < best[0] and (
+                    length < WORTH * best[0] or sum(arrays[k].array.size for k in chosen) <= QUICK
+                ):
+                    best = length, [name, len(data)], data, chosen
     _, entry, data, chosen = best
     for k, array in enumerate(arrays):
         if k not in chosen:
