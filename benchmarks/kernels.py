@@ -35,7 +35,7 @@ from sparsign.evaluation.report import environment
 from sparsign.kernels.engine import native
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # `benchmarks` is not installed
-from benchmarks.network import onnx_rivals, openvino_rivals
+from benchmarks.rivals import onnx_runtime, openvino
 from benchmarks.timing import Call, gmacs, layers, per_layer, prepacked
 
 OPTIONS = {"seconds": "120", "layers": "", "out": "."}
@@ -80,12 +80,13 @@ def libraries(channels: int, size: int) -> dict[str, dict[int, Call]]:
     found: dict[str, dict[int, Call]] = {"torch fp32": {n: in_a_row(one, n) for n in (DEPTH, 1)}}
     for n in (DEPTH, 1):
         net = nn.Sequential(*[conv] * n).eval()
-        for name, make in (*onnx_rivals(net, images, 1), *openvino_rivals(net, images, 1)):
+        for name, make in (*onnx_runtime(net, images, 1), *openvino(net, images, 1)):
             try:
                 found.setdefault(name, {})[n] = make()
-            except ImportError as error:
+            except (ImportError, ValueError) as error:  # (a precision that this CPU lacks)
                 if n == 1:
-                    print(f"{name}: skipped, {error.name} is not installed")
+                    why = f"{error.name} is not installed" if isinstance(error, ImportError) else error
+                    print(f"{name}: skipped, {why}")
     return {name: calls for name, calls in found.items() if len(calls) == 2}
 
 

@@ -65,7 +65,7 @@ struct Bits : Words {
         for (int k = 0; k < n; ++k)
           for (int plane = 0; plane < PLANES; ++plane, w += HALF) {
             __m512i weights[F];
-            for (int f = 0; f < F; ++f) weights[f] = _mm512_load_si512(w + 8 * f);
+            for (int f = 0; f < F; ++f) weights[f] = _mm512_loadu_si512(w + 8 * f);
             for (int p = 0; p < P; ++p) {
               const __m512i word = _mm512_set1_epi64(static_cast<long long>(x[p][tap + k]));
               for (int f = 0; f < F; ++f)
@@ -113,7 +113,7 @@ struct Floats {
           x[p] = in + (size_t(origin[p]) + size_t(ky) * c.dh * c.wp + size_t(kx) * c.dw) * ld;
         for (int k = 0; k < inputs; ++k, w += 16) {
           __m512 row[F];
-          for (int f = 0; f < F; ++f) row[f] = _mm512_load_ps(w + stride * f);
+          for (int f = 0; f < F; ++f) row[f] = _mm512_loadu_ps(w + stride * f);
           for (int p = 0; p < P; ++p) {
             const __m512 value = _mm512_set1_ps(x[p][k]);
             for (int f = 0; f < F; ++f) sums[p][f] = _mm512_fmadd_ps(value, row[f], sums[p][f]);
@@ -121,7 +121,7 @@ struct Floats {
         }
       }
     for (int p = 0; p < P; ++p)
-      for (int f = 0; f < F; ++f) _mm512_store_ps(tile.v[p] + (column + f) * 16, sums[p][f]);
+      for (int f = 0; f < F; ++f) _mm512_storeu_ps(tile.v[p] + (column + f) * 16, sums[p][f]);
   }
 
   template <int P>
@@ -168,9 +168,9 @@ struct Sixteens {
   using Indices = __m512i;
 
   static Sums zero() { return _mm512_setzero_ps(); }
-  static Indices indices(const uint32_t* w) { return _mm512_load_si512(w); }
+  static Indices indices(const uint32_t* w) { return _mm512_loadu_si512(w); }
   static void flush(float* to, Sums sums, bool first) {
-    _mm512_store_ps(to, first ? sums : _mm512_add_ps(_mm512_load_ps(to), sums));
+    _mm512_storeu_ps(to, first ? sums : _mm512_add_ps(_mm512_loadu_ps(to), sums));
   }
 };
 
@@ -179,7 +179,7 @@ struct BinaryTables : Sixteens {
   static constexpr Lookups FORM = {4, 16, 4, 96};
   using Table = __m512;
 
-  static Table table(const float* x) { return _mm512_load_ps(x); }
+  static Table table(const float* x) { return _mm512_loadu_ps(x); }
   static Indices next(Indices i) { return _mm512_srli_epi32(i, FORM.bits); }
   static Sums add(Sums sums, Table table, Indices i) { return _mm512_add_ps(sums, _mm512_permutexvar_ps(i, table)); }
 
@@ -191,8 +191,8 @@ struct BinaryTables : Sixteens {
     for (; channels > 0; channels -= 4, x += 4, out += 16) {
       __m512 sums = _mm512_setzero_ps();
       for (int k = 0; k < least(4, channels); ++k)
-        sums = _mm512_fmadd_ps(_mm512_set1_ps(x[k]), _mm512_load_ps(SIGNS[k]), sums);
-      _mm512_store_ps(out, sums);
+        sums = _mm512_fmadd_ps(_mm512_set1_ps(x[k]), _mm512_loadu_ps(SIGNS[k]), sums);
+      _mm512_storeu_ps(out, sums);
     }
   }
 };
@@ -204,7 +204,7 @@ struct TernaryTables : Sixteens {
     __m512 low, high;
   };
 
-  static Table table(const float* x) { return {_mm512_load_ps(x), _mm512_load_ps(x + 16)}; }
+  static Table table(const float* x) { return {_mm512_loadu_ps(x), _mm512_loadu_ps(x + 16)}; }
   static Indices next(Indices i) { return _mm512_srli_epi32(i, FORM.bits); }
   static Sums add(Sums sums, const Table& table, Indices i) {
     return _mm512_add_ps(sums, _mm512_permutex2var_ps(table.low, i, table.high));
@@ -219,8 +219,8 @@ struct TernaryTables : Sixteens {
       for (int half = 0; half < 32; half += 16) {
         __m512 sums = _mm512_setzero_ps();
         for (int k = 0; k < least(3, channels); ++k)
-          sums = _mm512_fmadd_ps(_mm512_set1_ps(x[k]), _mm512_load_ps(SIGNS[k] + half), sums);
-        _mm512_store_ps(out + half, sums);
+          sums = _mm512_fmadd_ps(_mm512_set1_ps(x[k]), _mm512_loadu_ps(SIGNS[k] + half), sums);
+        _mm512_storeu_ps(out + half, sums);
       }
   }
 };
