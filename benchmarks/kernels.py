@@ -4,8 +4,8 @@
 
 Kinds of layer: `signs`, binary weights over signs; over fp32 activations `binary` weights, `ternary` ones of which a
 third is 0, and ones of which 90 % are 0 (`sparse`). Libraries compute the layer's dense float or int8 form, whatever
-its weights: torch with a weight that oneDNN prepacked (channels_last), ONNX Runtime and OpenVINO in fp32, ONNX Runtime
-in int8. What is not installed is skipped with a word.
+its weights: torch with a weight that oneDNN prepacked (channels_last), ONNX Runtime and OpenVINO in fp32 and int8.
+What is not installed is skipped with a word.
 
 Batch 1, one thread. A time is that of 5 equal layers in a row less that of 1, by 4: over signs from signs to signs, in
 int8 from int8 to int8. All of a layer take turns; times are 20th percentiles of CPU time, which other processes disturb

@@ -53,8 +53,9 @@ def load_pretrained(model: nn.Module, source: str | os.PathLike[str], option: st
     path = weights_file(source, option)
     try:
         content = read_tensors(path)
-        if isinstance(content, dict) and isinstance(content.get("cut"), dict):
-            cut(model, content["cut"], trained=False)
+        if isinstance(content, dict) and (kept := content.get("cut")) is not None:
+            _check_kept(kept)
+            cut(model, kept, trained=False)
         wanted = model.state_dict()
         state = _renamed(plain_names(_state(content)), model)
         _check_names(state, wanted, type(model).__name__)
@@ -135,8 +136,24 @@ def _masked(state: dict[str, Any], stage: str) -> dict[str, Any]:
                     f"a run's checkpoint of stage {stage}: {original.removesuffix('.original')} goes through more than "
                     "masks, whose codes would be lost; expected a stage before them, or pretrain"
                 )
-            masked[original] = masked[original] * mask
+            try:
+                masked[original] = (masked[original] * mask).view_as(masked[original])
+            except RuntimeError:
+                shapes = f"{list(mask.shape)} beside {original} {list(masked[original].shape)}"
+                raise ValueError(f"a run's checkpoint of stage {stage}: a mask {shapes}") from None
     return masked
+
+
+def _check_kept(kept: Any) -> None:
+    """What a checkpoint says is left of a cut network: names, each with the kept rows and columns."""
+    fits = isinstance(kept, dict) and all(
+        isinstance(pair, tuple | list)
+        and len(pair) == 2
+        and all(isinstance(k, Tensor) and k.dtype == torch.int64 and k.dim() == 1 for k in pair)
+        for pair in kept.values()
+    )
+    if not fits:
+        raise ValueError("its entry cut: expected kept rows and columns, two int64 tensors a layer")
 
 
 def _renamed(state: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:

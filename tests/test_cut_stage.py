@@ -113,6 +113,23 @@ def test_a_stage_that_ends_the_cut_can_be_gone_back_to(composed, tmp_path):
         assert torch.equal(again.model.eval()(images), run.model.eval()(images))
 
 
+def test_another_method_goes_on_from_a_pruned_and_cut_network(composed, configuration, tmp_path, plain_page):
+    first = train.run(composed("admm", "compressor.quantize=none", CUT), tmp_path / "pruned")
+    boundary = RunFolder(tmp_path / "pruned").boundary("finetune")
+    words = ["compressor=twn", "model=lenet5", f"model.pretrained={boundary}", *TINY_DATA, *ONE_EPOCH]
+    words += ["schedule.pretrain.epochs=0", "schedule.quantize.distill=0.5", "trainer.threads=1"]
+    words += [f"dataset.image_size={size_of('lenet5')}"]
+    second = train.run(configuration(*words), tmp_path / "ternary")
+    assert second["reload"]["identical_predictions"] is True
+    assert second["size"]["original_parameters"] == first["size"]["original_parameters"]
+    kept = [{n: c.codes.rows.tolist() for n, c in read(tmp_path / run / "model.sparsign").layers().items()}
+            for run in ("pruned", "ternary")]  # fmt: skip
+    assert all(set(kept[1][name]) <= set(rows) for name, rows in kept[0].items())
+    before, after = (RunFolder(tmp_path / run).read_metrics() for run in ("pruned", "ternary"))
+    tested = [[row["test_top1"] for row in rows if "test_top1" in row] for rows in (before, after)]
+    assert tested[1][0] == tested[0][-1]  # what it begins with is what the other run ended with
+
+
 REFUSED = {
     "schedule.pretrain.cut=true: nothing is pruned in it; expected false": [
         "compressor=stq_a", "schedule.pretrain.cut=true"

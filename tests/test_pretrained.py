@@ -149,6 +149,12 @@ def test_a_pruned_stages_masks_are_multiplied_in_and_its_network_is_cut_alike(tm
     load_pretrained(mine, path)
     assert torch.equal(mine[3].weight, small[3].weight) and mine[3].weight.shape == (3, 12)
     assert cuts(mine).keys() == left.keys() and torch.equal(mine[0].weight, net()[0].weight[kept])
+    for damaged in ({"0": 5}, {"0": (kept.float(), kept)}, [1], {"0": (kept, kept, kept)}):
+        torch.save({"stage": "prune", "model": small.state_dict(), "cut": damaged, "test_top1": 0.5}, path)
+        assert "its entry cut: expected kept rows and columns" in refusal(path, None)
+    other = pruned.state_dict() | {"0.parametrizations.weight.0.mask": torch.ones(5, 1, 1, 1)}
+    torch.save({"stage": "prune", "model": other, "test_top1": 0.5}, path)
+    assert "a mask [5, 1, 1, 1] beside 0.parametrizations.weight.original [4, 1, 3, 3]" in refusal(path, None)
     find(pruned[0], FixedLevels).active = True
     torch.save({"stage": "quantize", "model": pruned.state_dict(), "test_top1": 0.5}, path)
     assert "stage quantize: 0.parametrizations.weight goes through more than masks" in refusal(path, None)

@@ -15,14 +15,8 @@ from sparsign.models import registry as models
 from sparsign.models.lenet import lenet5
 from sparsign.packing.spec import Node, PackedModel
 
-META = {
-    "model": {"name": "lenet5", "form": "float", "options": {}},
-    "dataset": {"name": "digits", "mean": [0.172], "std": [0.32]},
-    "compressor": {"name": "bwn", "pfr": 0.25, "pfr_unit": "filter"},
-    "seed": 3,
-    "accuracy": {"val_top1": 0.3, "before_top1": 0.5, "float_top1": None, "trained_top1": 0.25},
-}
-NO_LATENCY = {"batches": [1], "threads": [1], "seconds": 0}
+MODEL = {"name": "lenet5", "form": "float", "options": {}}
+DATASET = {"name": "digits", "mean": [0.172], "std": [0.32]}
 
 
 @pytest.mark.parametrize(("registry", "folder"), [(models, "model"), (datasets, "dataset")])
@@ -40,7 +34,7 @@ def small_packed(size=32, **model):
         Node("flatten", "flatten", ("pool",)),
         Node("linear", "fc", ("flatten",), codes=layer(np.ones((10, 1), np.float32))),
     ]
-    meta = {"model": {**META["model"], **model}, "dataset": META["dataset"]}
+    meta = {"model": {**MODEL, **model}, "dataset": DATASET}
     return PackedModel(nodes, (1, size, size), "fc", meta)
 
 
@@ -80,6 +74,6 @@ def test_test_batches_are_those_that_the_proof_is_of(tmp_path):
 @pytest.mark.parametrize("change", [{"name": "sparsign.datamodules.digits.Digits"}, {"mean": [0.1, 0.2]}])
 def test_other_data_sets_are_refused(change, tmp_path):
     packed = small_packed()
-    packed.meta["dataset"] = {**META["dataset"], **change}
+    packed.meta["dataset"] = {**DATASET, **change}
     with pytest.raises(ValueError):
         rebuild.test_batches(packed, tmp_path)

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from tiny_nets import layer, quantised, regular
 
 from sparsign.evaluation.storage import irregular_index_bits
+from sparsign.packing import writer
 from sparsign.packing.encode import laid_out
 from sparsign.packing.file import dumps, loads
 from sparsign.packing.size import compressed_code_bytes, node_size, sizes, total_size
@@ -51,6 +52,23 @@ def test_sizes_by_hand():
     assert total.theoretical_bits == conv.theoretical_bits + 32 * 32
     assert total.entropy_bound_bytes == math.ceil((conv.entropy_bits + 32 * 32) / 8)
     assert total_size(packed, conv_only=True) == conv
+
+
+def test_many_codes_are_modelled_only_where_that_saves_a_hundredth(monkeypatch):
+    """Signs whose mean differs from filter to filter: a model learns it, and for many codes has to save 1 % by it."""
+
+    def length(spread, quick):
+        monkeypatch.setattr(writer, "QUICK", quick)
+        rng = np.random.default_rng(0)
+        share = rng.uniform(0.5 - spread, 0.5 + spread, (64, 1, 1, 1))
+        packed = one_conv(np.where(rng.random((64, 64, 3, 3)) < share, 1, -1), np.ones(64, np.float32))
+        data = dumps(packed)
+        assert np.array_equal(loads(data).layers()["conv"].codes.codes, packed.layers()["conv"].codes.codes)
+        return len(data)
+
+    plain = length(0.0, 1 << 20)
+    assert 0.99 * plain < length(0.12, 1 << 20) < length(0.12, 1000) <= plain
+    assert length(0.16, 1000) == length(0.16, 1 << 20) < 0.99 * plain
 
 
 def test_a_pruned_float_layer_is_bounded_by_its_nonzeros_and_their_places():
