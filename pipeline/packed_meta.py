@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from importlib.metadata import version
 from typing import Any
 
 from omegaconf import DictConfig
@@ -11,7 +10,7 @@ from omegaconf import DictConfig
 from sparsign.datamodules import registry as datasets
 from sparsign.datamodules.base import ImageData
 from sparsign.models import registry as models
-from sparsign.pipeline import build
+from sparsign.pipeline import build, origin
 from sparsign.pipeline.trained import Trained
 
 
@@ -22,8 +21,8 @@ def packed_meta(config: DictConfig, run: Trained) -> dict[str, Any]:
     names = list(run.top1)
     before = run.top1[names[0]] if names[0].startswith("pretrain") else None
     held_out = [row["val_top1"] for row in run.folder.read_metrics() if "val_top1" in row]
-    return {
-        "sparsign": version("sparsign"),
+    ours = origin.code()["sparsign"]  # None where the checkout is on the path and nothing is installed
+    return ({"sparsign": ours} if ours else {}) | {
         "model": {
             "name": _registered(plain["model"], models.path),
             "form": plain["model"]["form"],

@@ -23,7 +23,8 @@ from sparsign import train
 from sparsign.compressors.wpc import WPC
 from sparsign.configs.schema import DatasetConfig, LatencyConfig, TrainerConfig
 from sparsign.evaluation.repack import repack
-from sparsign.pipeline import build
+from sparsign.packing.file import read
+from sparsign.pipeline import build, origin
 from sparsign.pipeline.folder import RunFolder
 from sparsign.pipeline.plan import resolve
 from sparsign.pipeline.tracking import CsvTracker
@@ -361,3 +362,12 @@ def test_wandb_offline_logs_one_run_and_resumes_it(tmp_path):
     assert result.returncode == 0, result.stderr
     runs = list((tmp_path / "run" / "wandb").glob("offline-run-*"))
     assert len(runs) == 1 and runs[0].name.endswith((tmp_path / "run" / "wandb_id").read_text())
+
+
+def test_a_checkout_on_the_path_without_an_installation_packs_as_well(configuration, tmp_path, monkeypatch, plain_page):
+    told = origin.code()
+    monkeypatch.setattr(origin, "code", lambda: told | {"sparsign": None})
+    options = ("compressor=bnn", *TINY, "schedule=smoke", "schedule.pretrain.epochs=1")
+    train.run(configuration(*options), tmp_path)
+    meta = read(tmp_path / "model.sparsign").meta
+    assert "sparsign" not in meta and meta["compressor"]["name"] == "bnn"
