@@ -20,7 +20,7 @@ ONLY_OF = {
     "gamma": ("decay", "multistep"), "interval": ("decay", "cyclic"),
 }  # fmt: skip
 """Fields of a recipe that mean something under one value of another field."""
-UNTOLD = ("name", "epochs", "max_batches", "bn_batches", "batch_size", "precision", "teacher")
+UNTOLD = ("name", "epochs", "max_batches", "bn_batches", "batch_size", "precision", "teacher", "teacher_model")
 """What the help leaves out of a stage's line: it stands elsewhere."""
 
 
@@ -101,6 +101,7 @@ def _told(config: DictConfig, recipe: Recipe, options: DictConfig) -> dict[str, 
             named = config.schedule.teacher
             teacher = checksum(named, "schedule.teacher") if named else "this run's pretrain stage"
             told |= {"distill": options.distill, "temperature": config.schedule.temperature, "teacher": teacher}
+            told |= {"teacher_model": other} if (other := config.schedule.teacher_model) else {}
     return told
 
 
@@ -116,7 +117,9 @@ def checksum(source: str, option: str = "model.pretrained") -> str:
 
 def stages_help(_root_: DictConfig) -> str:
     """`${stages:}` of the help template: what each stage of the chosen method does under the chosen schedule."""
-    config = OmegaConf.merge(_root_, {"model": {"pretrained": None}, "schedule": {"teacher": None}})
+    config = OmegaConf.merge(
+        _root_, {"model": {"pretrained": None}, "schedule": {"teacher": None, "teacher_model": None}}
+    )
     try:
         plans = resolve(config, build.compressor(config), None)
     except ValueError as error:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
+from sparsign.configs.members import targets
 from sparsign.models.cutting import cut
 from sparsign.pipeline import build
 from sparsign.pipeline.folder import RunFolder, load_plain
@@ -15,6 +16,7 @@ NO_TEACHER = "schedule.*.distill needs schedule.teacher=<file>: this run trains 
 
 def check_teacher(config: DictConfig, folder: RunFolder, plan: list[StagePlan]) -> None:
     """Raises what `build_teacher` would, before the first stage instead of at the one that is distilled."""
+    _other_network(config)
     if any(stage.distill > 0 and stage.recipe.epochs for stage in plan):
         if config.schedule.teacher:
             build_teacher(config, folder)
@@ -23,14 +25,20 @@ def check_teacher(config: DictConfig, folder: RunFolder, plan: list[StagePlan]) 
 
 
 def build_teacher(config: DictConfig, folder: RunFolder) -> nn.Module:
-    """The float form of the model with weights from `schedule.teacher`, else from this run's own pretrain stage.
+    """The float form of the model, or of `schedule.teacher_model`, with weights from `schedule.teacher`.
+
+    Where no teacher is named, the network of this run's own pretrain stage.
 
     Raises:
-        ValueError: no teacher is named and this run has no float pretrain stage to take one from.
+        ValueError: no teacher is named and this run has no float pretrain stage to take one from; a network that is
+            none of ours, or named without weights.
     """
+    other = _other_network(config)
     if config.schedule.teacher:
         float_config = OmegaConf.merge(config, {"model": {"form": "float", "pretrained": config.schedule.teacher}})
-        if config.model.form == "fbin":
+        if other:
+            float_config.model._target_ = other
+        if other or config.model.form == "fbin":
             float_config.model.options = {}
         try:
             return build.model(float_config).eval().to(build.device(config))
@@ -46,3 +54,15 @@ def build_teacher(config: DictConfig, folder: RunFolder) -> nn.Module:
     names = {k.replace("parametrizations.", "").removesuffix(".original"): v for k, v in state.items()}
     teacher.load_state_dict({k: names[k] for k in teacher.state_dict()})
     return teacher.eval().to(build.device(config))
+
+
+def _other_network(config: DictConfig) -> str | None:
+    """Path of the builder that `schedule.teacher_model` means; None: the run's own."""
+    name = config.schedule.teacher_model
+    if name is None:
+        return None
+    if name not in (known := targets("model")):
+        raise ValueError(f"schedule.teacher_model={name}: expected one of {' | '.join(known)}")
+    if not config.schedule.teacher:
+        raise ValueError(f"schedule.teacher_model={name} needs schedule.teacher=<its weights>")
+    return known[name]

@@ -93,6 +93,8 @@ def test_trained_network_is_tested_in_the_memory_layout_of_the_packed_one(config
 @pytest.mark.parametrize("options, said", [
     (["compressor=twn", "schedule.teacher=nowhere.pt"], r"schedule\.teacher=nowhere\.pt: there is no such file"),
     (["compressor=stq_a"], r"distill needs schedule\.teacher=<file>"),
+    (["compressor=twn", "schedule.teacher_model=vgg11"], r"teacher_model=vgg11 needs schedule\.teacher=<its weights>"),
+    (["compressor=twn", "schedule.teacher_model=vgg"], r"schedule\.teacher_model=vgg: expected one of .*vgg11"),
 ])  # fmt: skip
 def test_teacher_that_is_not_there_is_missed_before_the_first_stage(
     options, said, configuration, tmp_path, monkeypatch
@@ -134,6 +136,19 @@ def test_named_teacher_is_built_in_float_form(configuration, tmp_path):
     other = build.model(configuration("compressor=twn", *options, "seed=5"))
     torch.save(other.state_dict(), tmp_path / "float.pt")
     config = configuration("compressor=stq_a", *options, f"schedule.teacher={tmp_path / 'float.pt'}")
+    teacher = build_teacher(config, RunFolder(tmp_path / "run"))
+    images = torch.randn(2, 3, 16, 16)
+    with torch.no_grad():
+        assert torch.equal(teacher(images), other.eval()(images))
+
+
+@pytest.mark.parametrize("model", ["nin", "resnet20 model.options.block=react"])
+def test_teacher_may_be_another_network(model, configuration, tmp_path):
+    small = [*TINY_DATA, "dataset.image_size=16"]
+    other = build.model(configuration("compressor=twn", "model=resnet32", *small, "seed=5"))
+    torch.save(other.state_dict(), tmp_path / "other.pt")
+    options = [f"schedule.teacher={tmp_path / 'other.pt'}", "schedule.teacher_model=resnet32"]
+    config = configuration("compressor=stq_a", *f"model={model}".split(), *small, *options)
     teacher = build_teacher(config, RunFolder(tmp_path / "run"))
     images = torch.randn(2, 3, 16, 16)
     with torch.no_grad():
