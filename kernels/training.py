@@ -15,7 +15,7 @@ from sparsign.kernels.engine import native
 
 Pair = tuple[int, int]
 SMALL = 64
-"""Output pixels up to which the weight's gradient is a product of matrices per tap of the kernel: 1.2 to 5 times
+"""Output pixels up to which the weight's fp32 gradient is a product of matrices per tap of the kernel: 1.2 to 5 times
 faster than oneDNN's convolution there (AVX2, one thread, batch 128)."""
 
 
@@ -28,8 +28,9 @@ class SignConvs(TorchFunctionMode):
     """Within this context every `conv2d` of signs with binary or ternary weights is summed by the compiled engine.
 
     It looks at the numbers: activations 1, -1 and 0 (times one number, as dropout leaves them) and filters of one
-    magnitude each, in fp32 on the CPU. Every other convolution is torch's own. Without scales (BNN, STQ-A) the
-    outputs are torch's to the bit; with them they are the exact sums, rounded once.
+    magnitude each, on the CPU in fp32 or under bf16 autocast. Every other convolution is torch's own. Without scales
+    (BNN, STQ-A) the outputs are torch's to the bit; with them they are the exact sums, rounded once. Gradients are
+    torch's, in bf16 to the bit.
 
     isa: the instruction set; empty for the best.
     """
@@ -57,17 +58,29 @@ class SignConvs(TorchFunctionMode):
         groups: int = 1,
     ) -> Tensor | None:
         """The convolution with its gradients, or None where torch shall do it."""
-        tensors = (input, weight)
-        if groups != 1 or isinstance(padding, str) or input.dim() != 4 or torch.is_autocast_enabled("cpu"):
+        cast = torch.is_autocast_enabled("cpu")
+        dtype = torch.get_autocast_dtype("cpu") if cast else torch.float32
+        if groups != 1 or isinstance(padding, str) or input.dim() != 4 or (cast and dtype != torch.bfloat16):
             return None
-        if any(t.device.type != "cpu" or t.dtype != torch.float32 or t.numel() == 0 for t in tensors):
+        if any(
+            t.device.type != "cpu" or t.dtype not in (torch.float32, dtype) or not t.numel() for t in (input, weight)
+        ):
             return None
-        geometry = _pair(stride), _pair(padding), _pair(dilation)
-        sums = signs_convolved(input.detach(), weight.detach(), *geometry, isa=self.isa)
+        if cast and not _may_be_signs(input):
+            return None
+        input, weight, geometry = input.to(dtype), weight.to(dtype), (_pair(stride), _pair(padding), _pair(dilation))
+        sums = signs_convolved(input.detach().float(), weight.detach().float(), *geometry, isa=self.isa)
         if sums is None:
             return None
-        y = _Convolved.apply(input, weight, (sums,), geometry)
-        return y if bias is None else y + bias.view(-1, 1, 1)
+        y = _Convolved.apply(input, weight, (sums.to(dtype),), geometry)
+        return y if bias is None else y + bias.to(dtype).view(-1, 1, 1)
+
+
+def _may_be_signs(x: Tensor) -> bool:
+    """Whether a few of the numbers have one magnitude beside 0: a look before all of them are converted."""
+    some = x.detach()[0, :64, 0, 0].abs()
+    some = some[some != 0]
+    return bool((some == some[:1]).all())
 
 
 class _Convolved(torch.autograd.Function):
@@ -83,7 +96,7 @@ class _Convolved(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
         (x, weight), (for_x, for_weight) = ctx.saved_tensors, ctx.needs_input_grad[:2]
-        by_taps = for_weight and grad[0, 0].numel() <= SMALL
+        by_taps = for_weight and grad.dtype == torch.float32 and grad[0, 0].numel() <= SMALL
         rest = (None, *map(list, ctx.geometry), False, [0, 0], 1, [for_x, for_weight and not by_taps, False])
         dx, dw, _ = torch.ops.aten.convolution_backward(grad, x, weight, *rest)
         return dx, weight_gradient(x, grad, weight.shape[2:], *ctx.geometry) if by_taps else dw, None, None

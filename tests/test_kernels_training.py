@@ -87,6 +87,41 @@ def test_outputs_are_torchs_to_the_bit_and_gradients_up_to_rounding(size, geomet
         )
 
 
+BF16 = st.tuples(st.integers(1, 3), st.integers(1, 140), st.integers(1, 70), st.integers(3, 9), st.integers(1, 2))
+"""Images, inputs, outputs, size, stride; on maps of one pixel torch's bf16 gradient of a strided conv is arbitrary."""
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@settings(max_examples=40, deadline=None)
+@given(BF16, LAYOUTS, st.integers(0, 99))
+def test_under_bf16_autocast_outputs_and_gradients_are_torchs_to_the_bit(isa, sizes, layout, seed):
+    n, inputs, outputs, size, stride = sizes
+    generator = torch.Generator().manual_seed(seed)
+    tensors = signs(generator, n, inputs, size, size), signs(generator, outputs, inputs, 3, 3), torch.randn(outputs)
+    found = []
+    for context in (SignConvs(isa), nullcontext()):
+        x, weight, bias = (t.clone(memory_format=torch.preserve_format).requires_grad_() for t in tensors)
+        with context, torch.autocast("cpu", torch.bfloat16):
+            y = F.conv2d(x.to(memory_format=layout), weight, None, stride, 1)
+            shifted = F.conv2d(x.to(memory_format=layout), weight, bias, stride, 1)
+        assert y.dtype == shifted.dtype == torch.bfloat16
+        y.backward(torch.arange(float(y.numel())).view_as(y).sin().bfloat16())
+        found.append((y, x.grad, weight.grad))
+    for mine, its in zip(*found, strict=True):
+        assert torch.equal(mine, its)
+
+
+@pytest.mark.parametrize("what", ["input", "weight", "fp16"])
+def test_under_autocast_other_numbers_are_left_to_torch(what):
+    x, weight = signs(None, 8, 70, 9, 9), signs(None, 5, 70, 3, 3)
+    if what != "fp16":
+        (x if what == "input" else weight).view(-1)[-1] *= 1.5
+    with torch.autocast("cpu", torch.float16 if what == "fp16" else torch.bfloat16):
+        with SignConvs():
+            mine = F.conv2d(x, weight)
+        assert mine.dtype == torch.get_autocast_dtype("cpu") and torch.equal(mine, F.conv2d(x, weight))
+
+
 def test_threads_do_not_change_a_bit():
     x, weight = signs(None, 7, 20, 6, 6), 0.3 * signs(None, 9, 20, 3, 3)
     one = signs_convolved(x, weight, ONE, ONE, ONE)
