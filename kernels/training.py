@@ -69,10 +69,10 @@ class SignConvs(TorchFunctionMode):
         if cast and not _may_be_signs(input):
             return None
         input, weight, geometry = input.to(dtype), weight.to(dtype), (_pair(stride), _pair(padding), _pair(dilation))
-        sums = signs_convolved(input.detach().float(), weight.detach().float(), *geometry, isa=self.isa)
+        sums = signs_convolved(input.detach(), weight.detach(), *geometry, isa=self.isa)
         if sums is None:
             return None
-        y = _Convolved.apply(input, weight, (sums.to(dtype),), geometry)
+        y = _Convolved.apply(input, weight, (sums,), geometry)
         return y if bias is None else y + bias.to(dtype).view(-1, 1, 1)
 
 
@@ -122,13 +122,14 @@ def weight_gradient(x: Tensor, grad: Tensor, kernel: Pair, stride: Pair, padding
 def signs_convolved(
     x: Tensor, weight: Tensor, stride: Pair, padding: Pair, dilation: Pair, isa: str = ""
 ) -> Tensor | None:
-    """conv2d of x [N, C, H, W] with weight [O, C, kh, kw], fp32 on the CPU; None unless both are signs as above.
+    """conv2d of x [N, C, H, W] with weight [O, C, kh, kw], fp32 or bf16, on the CPU; None unless both are signs.
 
-    Sums are integers, exact, and the same on any number of threads; scales follow. Memory layout as torch's.
+    Sums are integers, exact, and the same on any number of threads; scales follow, then x's dtype. Memory layout as
+    torch's.
     """
     last = torch.channels_last
     is_last = any(t.is_contiguous(memory_format=last) and not t.is_contiguous() for t in (x, weight))
-    x, weight = x.contiguous(memory_format=last), weight.contiguous(memory_format=last)
+    x, weight = x.contiguous(memory_format=last), weight.float().contiguous(memory_format=last)
     (n, c, h, w), (outputs, _, *kernel) = x.shape, weight.shape
     size = [
         (length + 2 * p - d * (k - 1) - 1) // s + 1
@@ -136,11 +137,11 @@ def signs_convolved(
     ]
     if weight.shape[1] != c or min(size) < 1:
         return None  # torch says what is wrong
-    y = torch.empty(n, outputs, *size, memory_format=last)
+    y = torch.empty(n, outputs, *size, dtype=x.dtype, memory_format=last)
     window = native().Window(kernel, stride, padding, dilation)
     threads = torch.get_num_threads()
     pointers = x.data_ptr(), (n, h, w, c), weight.data_ptr(), outputs, window, y.data_ptr(), threads
-    if not native().convolve_signs(isa, *pointers):
+    if not native().convolve_signs(isa, x.dtype == torch.bfloat16, *pointers):
         return None
     return y if is_last else y.contiguous()
 

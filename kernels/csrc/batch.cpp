@@ -12,11 +12,31 @@ namespace {
 constexpr size_t NEAR = size_t(192) << 10;  // bytes of images at once: what the second-level cache keeps beside weights
 constexpr size_t PROBE = 64;                // numbers that are looked at before anything else is done
 
+float wide(float x) { return x; }
+float wide(Bf16 x) { return widened(x); }
+
+bool read_signs(const Isa& isa, const float* x, size_t rows, int channels, float size, uint64_t* words, bool* zeros) {
+  return isa.read_signs(x, rows, channels, size, words, zeros);
+}
+bool read_signs(const Isa& isa, const Bf16* x, size_t rows, int channels, float size, uint64_t* words, bool* zeros) {
+  return isa.read_signs_bf16(x, rows, channels, size, words, zeros);
+}
+
+// Where sums are written before they are rounded: y itself in fp32.
+float* sums_of(float* y, std::vector<float>&, size_t) { return y; }
+float* sums_of(Bf16*, std::vector<float>& room, size_t count) {
+  room.resize(count);
+  return room.data();
+}
+void write(const Isa&, const float*, size_t, float*) {}
+void write(const Isa& isa, const float* sums, size_t count, Bf16* y) { isa.round_to_bf16(sums, count, y); }
+
 // The magnitude of the first numbers other than 0, 1 if there is none, 0 if they differ.
-float magnitude(const float* x, size_t count) {
+template <typename Number>
+float magnitude(const Number* x, size_t count) {
   float size = 0;
   for (size_t i = 0; i < count; ++i) {
-    const float a = std::fabs(x[i]);
+    const float a = std::fabs(wide(x[i]));
     if (a != 0 && size == 0) size = a;
     if (a != 0 && a != size) return 0;
   }
@@ -67,34 +87,38 @@ bool read_filters(const Isa& isa, const Conv& c, const float* weight, Filters& f
 }
 
 // Images from .. to; false as soon as one holds something else than signs.
-bool some_images(const Isa& isa, const Conv& c, const float* x, float size, const Filters& filters, int64_t from,
-                 int64_t to, float* y, const std::atomic<bool>& failed) {
+template <typename Number>
+bool some_images(const Isa& isa, const Conv& c, const Number* x, float size, const Filters& filters, int64_t from,
+                 int64_t to, Number* y, const std::atomic<bool>& failed) {
   const int n = (c.c + 63) / 64;
   const size_t in = size_t(c.h) * c.w * c.c, out = size_t(c.oh) * c.ow * c.oc, words = size_t(c.h) * c.w * n;
   const size_t bytes = isa.bits_scratch(c);
   const int together = int(std::clamp<int64_t>(int64_t(NEAR / bytes), 1, to - from));
   const Memory scratch(bytes * together);
   std::vector<uint64_t> bits(2 * words * together);
+  std::vector<float> room;
   const std::vector<float> ones(c.oc, 1.0f);
   std::vector<float> scale(filters.scale), half(filters.scale);
   for (int o = 0; o < c.oc; ++o) scale[o] *= size, half[o] *= 0.5f * size;
   for (int64_t image = from; image < to; image += together) {
     const int count = int(std::min<int64_t>(together, to - image));
     bool zeros = false;
-    if (failed || !isa.read_signs(x + in * image, size_t(c.h) * c.w * count, c.c, size, bits.data(), &zeros))
+    if (failed || !read_signs(isa, x + in * image, size_t(c.h) * c.w * count, c.c, size, bits.data(), &zeros))
       return false;
     for (size_t i = 0; i < 2 * words * count; ++i) bits[i] &= filters.alive[i % n];
-    float* to_y = y + out * image;
-    isa.convolve(c, bits.data(), count, (zeros ? ones : scale).data(), false, to_y, scratch.data());
-    if (zeros) isa.convolve(c, bits.data() + words * count, count, half.data(), true, to_y, scratch.data());
+    float* sums = sums_of(y + out * image, room, out * count);
+    isa.convolve(c, bits.data(), count, (zeros ? ones : scale).data(), false, sums, scratch.data());
+    if (zeros) isa.convolve(c, bits.data() + words * count, count, half.data(), true, sums, scratch.data());
+    write(isa, sums, out * count, y + out * image);
   }
   return true;
 }
 
 }  // namespace
 
-bool convolve_signs(const Isa& isa, const float* x, std::array<int64_t, 4> x_shape, const float* weight, int64_t outputs,
-                    const ConvSpec& spec, float* y, int threads) {
+template <typename Number>
+bool convolve_signs(const Isa& isa, const Number* x, std::array<int64_t, 4> x_shape, const float* weight, int64_t outputs,
+                    const ConvSpec& spec, Number* y, int threads) {
   const auto [n, h, w, channels] = x_shape;
   need(threads >= 1, "threads below 1");
   need(n >= 1, "a batch of no images");
@@ -128,5 +152,10 @@ bool convolve_signs(const Isa& isa, const float* x, std::array<int64_t, 4> x_sha
   for (std::thread& other : others) other.join();
   return !failed;
 }
+
+template bool convolve_signs(const Isa&, const float*, std::array<int64_t, 4>, const float*, int64_t, const ConvSpec&,
+                             float*, int);
+template bool convolve_signs(const Isa&, const Bf16*, std::array<int64_t, 4>, const float*, int64_t, const ConvSpec&,
+                             Bf16*, int);
 
 }  // namespace sparsign

@@ -66,15 +66,19 @@ NB_MODULE(_native, m) {
         nb::arg("isa"), nb::arg("bits"), nb::arg("form"), nb::arg("rounds"),
         "Multiply-accumulates of so many rounds of one form of loop, 0 if there is no such form; time it.");
   m.def("convolve_signs",
-        [](const std::string& isa, uintptr_t x, std::array<int64_t, 4> shape, uintptr_t weight, int64_t outputs,
+        [](const std::string& isa, bool bf16, uintptr_t x, std::array<int64_t, 4> shape, uintptr_t weight, int64_t outputs,
            const ConvSpec& window, uintptr_t y, int threads) {
           nb::gil_scoped_release release;
-          return convolve_signs(*choose_isa(isa), reinterpret_cast<const float*>(x), shape,
-                                reinterpret_cast<const float*>(weight), outputs, window, reinterpret_cast<float*>(y), threads);
+          const auto convolve = [&](auto number) {
+            using Number = decltype(number);
+            return convolve_signs(*choose_isa(isa), reinterpret_cast<const Number*>(x), shape,
+                                  reinterpret_cast<const float*>(weight), outputs, window, reinterpret_cast<Number*>(y), threads);
+          };
+          return bf16 ? convolve(Bf16()) : convolve(float());
         },
-        nb::arg("isa"), nb::arg("x"), nb::arg("shape"), nb::arg("weight"), nb::arg("outputs"), nb::arg("window"), nb::arg("y"),
-        nb::arg("threads"),
-        "Addresses of fp32 x [n, h, w, c], weight [outputs, kh, kw, c] and y [n, oh, ow, outputs]; the caller checks them.");
+        nb::arg("isa"), nb::arg("bf16"), nb::arg("x"), nb::arg("shape"), nb::arg("weight"), nb::arg("outputs"),
+        nb::arg("window"), nb::arg("y"), nb::arg("threads"),
+        "Addresses of x [n, h, w, c] and y [n, oh, ow, outputs], both bf16 or fp32, and of weight [outputs, kh, kw, c], fp32; the caller checks them.");
 
   nb::class_<Network>(m, "Network")
       .def(nb::init<const std::string&, std::array<int, 3>, bool>(), nb::arg("isa"), nb::arg("input_shape"), nb::arg("keep_values"))

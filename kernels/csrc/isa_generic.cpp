@@ -118,7 +118,8 @@ double peak(bool bits, int form, int64_t rounds) {
 }
 
 const Isa isa = {"generic", Bits::bytes, Bits::scratch, Bits::pack, float_bytes, float_scratch, pack_float,
-                 {BinaryTables::FORM, TernaryTables::FORM}, run, read_signs, convolve, peak};
+                 {BinaryTables::FORM, TernaryTables::FORM}, run, read_signs<float>, read_signs<Bf16>, round_to_bf16,
+                 convolve, peak};
 
 }  // namespace
 

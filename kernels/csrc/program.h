@@ -5,6 +5,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <cstring>
 
 namespace sparsign {
 
@@ -152,6 +153,16 @@ struct Frame {
   }
 };
 
+// A number in bf16: the upper half of its fp32.
+using Bf16 = uint16_t;
+
+inline float widened(Bf16 x) {
+  const uint32_t bits = uint32_t(x) << 16;
+  float wide;
+  std::memcpy(&wide, &bits, sizeof wide);
+  return wide;
+}
+
 // One instruction set: how weights are laid out for it, and how a step runs on it.
 struct Isa {
   const char* name;
@@ -169,6 +180,9 @@ struct Isa {
   // The bits of numbers [rows][channels] in words [plane][rows][words of 64 channels]: x >= 0 and x > 0, which differ
   // where x is 0. False if something is neither `size`, -`size` nor 0; `zeros`: set if something is 0.
   bool (*read_signs)(const float* x, size_t rows, int channels, float size, uint64_t* words, bool* zeros);
+  bool (*read_signs_bf16)(const Bf16* x, size_t rows, int channels, float size, uint64_t* words, bool* zeros);
+  // The nearest bf16, ties to even, of finite numbers.
+  void (*round_to_bf16)(const float* from, size_t count, Bf16* to);
   // A convolution over the signs of several images, outside of any network. in: words [images][h * w][words];
   // y [images][oh * ow][oc] = scale[oc] * (sums + (add ? y : 0)); scratch: `bits_scratch` for every image.
   void (*convolve)(const Conv&, const uint64_t* in, int images, const float* scale, bool add, float* y,

@@ -155,7 +155,23 @@ void conv_bits(const Step& step, const Frame& f) {
   });
 }
 
-bool read_signs(const float* x, size_t rows, int channels, float size, uint64_t* words, bool* zeros) {
+// 16 numbers, of which the first `count` are there, in fp32: where they stand, or in `room`.
+inline const float* sixteen(const float* x, int count, float* room) {
+  if (count >= 16) return x;
+  for (int i = 0; i < count; ++i) room[i] = x[i];
+  return room;
+}
+
+inline const float* sixteen(const Bf16* x, int count, float* room) {
+  if (count >= 16)
+    for (int i = 0; i < 16; ++i) room[i] = widened(x[i]);
+  else
+    for (int i = 0; i < count; ++i) room[i] = widened(x[i]);
+  return room;
+}
+
+template <typename Number>
+bool read_signs(const Number* x, size_t rows, int channels, float size, uint64_t* words, bool* zeros) {
   const int n = (channels + 63) / 64;
   uint64_t *first = words, *second = words + rows * size_t(n), zero = 0;
   for (size_t row = 0; row < rows; ++row, x += channels)
@@ -164,12 +180,8 @@ bool read_signs(const float* x, size_t rows, int channels, float size, uint64_t*
       uint64_t at_least = 0, above = 0;
       bool known = true;
       for (int j = 0; j < width; j += 16) {
-        const float* from = x + 64 * k + j;
-        alignas(64) float last[16] = {};
-        if (width - j < 16) {
-          for (int i = 0; i < width - j; ++i) last[i] = from[i];
-          from = last;
-        }
+        alignas(64) float room[16] = {};
+        const float* from = sixteen(x + 64 * k + j, width - j, room);
         uint32_t not_negative, positive;
         known &= signs16(from, size, not_negative, positive);
         at_least |= uint64_t(not_negative) << j;
@@ -183,6 +195,14 @@ bool read_signs(const float* x, size_t rows, int channels, float size, uint64_t*
     }
   *zeros |= zero != 0;
   return true;
+}
+
+void round_to_bf16(const float* from, size_t count, Bf16* to) {
+  for (size_t i = 0; i < count; ++i) {
+    uint32_t bits;
+    std::memcpy(&bits, from + i, sizeof bits);
+    to[i] = Bf16((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
+  }
 }
 
 void convolve(const Conv& c, const uint64_t* in, int images, const float* scale, bool add, float* y, uint8_t* scratch) {
