@@ -9,7 +9,7 @@ from sparsign import evaluate, train
 from sparsign.pipeline import build, cli
 from sparsign.pipeline.cli import one_line
 from sparsign.pipeline.pack import check_layer_patterns
-from tests.test_report_pages import a_report
+from tests.made_report import a_report
 
 TYPED = {
     "compressor.prf=0.2": "compressor.prf: no such option (did you mean pfr?)",

@@ -1,93 +1,24 @@
-"""Exported files: each loaded by the tool it is for, which answers as the packed network."""
+"""Exported files used without us: by torch and ONNX Runtime alone, as safetensors, by a C compiler."""
 
 import json
 import shutil
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import onnx
 import pytest
-import torch
-import torchvision
+from exported import INDEXED, ZOO, assert_same, nets
 from safetensors.numpy import load
-from test_packing_ops import CASES, P, W, X, made
-from tiny_nets import INPUT, build, prune, quantised, regular
+from test_packing_ops import W, X
+from tiny_nets import INPUT
 
-from benchmarks.architectures import every_third_gone
-from sparsign import export
-from sparsign.export import FORMATS, Options, convert, onnx_check, onnx_model, onnx_ops
+from sparsign.export import FORMATS, convert
 from sparsign.export.__main__ import main
-from sparsign.export.compare import TOLERANCE
-from sparsign.kernels.reference import ReferenceEngine
 from sparsign.packing.file import read, write
-from sparsign.packing.ops import OPS
 from sparsign.packing.spec import Node, PackedModel
-from sparsign.packing.trace import to_packed
-from sparsign.packing.values import RowGroupScale, SignPair, Table
 
-ZOO = sorted((Path(__file__).parent.parent / "zoo").glob("*.sparsign"))
-IMAGES = torch.randn(5, *INPUT, generator=torch.Generator().manual_seed(1))
-POOL = {"kernel": (3, 2), "stride": (2, 3), "padding": (1, 1)}
-AFFINE = {"scale": np.array([0.5, -2], np.float32), "shift": np.array([1, 0], np.float32)}
-INDEXED = {"index0": np.array([0, 2, 3, 4, 6, 7]), "index1": np.array([1, 2, 3, 5, 6, 7])}
-RELU = (Node("relu", "r", ("x",)),)
-MORE = {
-    "add with channels of both": ("add", {"channels": 8}, INDEXED, ("x", "r"), RELU),
-    "add with channels of one": ("add", {"channels": 6}, {"index1": np.arange(2)}, ("x", "s"), None),
-    "mul with a vector": (
-        "mul",
-        {},
-        {},
-        ("x", "f"),
-        (Node("globalavgpool", "g", ("x",)), Node("flatten", "f", ("g",))),
-    ),
-    "prelu with one slope": ("prelu", {}, {"slope": P[:1]}, ("x",), ()),
-    "gelu with erf": ("gelu", {"tanh": False}, {}, ("x",), ()),
-    "upsample nearest": ("upsample", {"factor": (3, 2), "bilinear": False}, {}, ("x",), ()),
-    "maxpool dilated": ("maxpool", {**POOL, "kernel": (2, 3), "dilation": (2, 2), "ceil_mode": True}, {}, ("x",), ()),
-    **{
-        f"avgpool ceil_mode={ceil} count_include_pad={counts}": (
-            ("avgpool", {**POOL, "ceil_mode": ceil, "count_include_pad": counts}, {}, ("x",), ())
-        )
-        for ceil in (False, True)
-        for counts in (False, True)
-    },
-}
-
-
-def nets():
-    """One packed net of every kind that the formats tell apart, by name."""
-    residual = quantised("residual", 1, levels=5)
-    return {
-        "float": to_packed(prune(build("depthwise", 0), 0.2), lambda module: None, INPUT),
-        "ternary": quantised("bireal", 0),
-        "binary": regular(),
-        "levels": residual,
-        "pair": revalued(quantised("chain", 2, ratio=0.1), lambda codes, rows: SignPair(rows, rows[::-1] + 1)),
-        "groups": revalued(residual, lambda codes, rows: RowGroupScale(rows[:, None], 99)),
-        "table": revalued(residual, lambda codes, rows: (abs(codes), Table(np.arange(1, 6, dtype=np.float32) / 7))),
-    }
-
-
-def revalued(packed, values):
-    """The net with other values for its coded layers."""
-    nodes = []
-    for node in packed.nodes:
-        if node.codes is not None and node.codes.coded:
-            rows = np.linspace(0.5, 1, len(node.codes.rows), dtype=np.float32)
-            found = values(node.codes.codes, rows)
-            codes, way = found if isinstance(found, tuple) else (node.codes.codes, found)
-            node = replace(node, codes=replace(node.codes, codes=codes, values=way))
-        nodes.append(node)
-    return PackedModel(nodes, packed.input_shape, packed.output, packed.meta)
-
-
-@pytest.fixture(scope="module")
-def packed():
-    return nets()
+packed = pytest.fixture(nets, scope="module")
 
 
 def few_nodes():
@@ -102,148 +33,6 @@ def few_nodes():
     ]
     return PackedModel(nodes, (6, 8, 10), "flat", {"dataset": {"mean": [0.5]}})
 
-
-def assert_same(found, packed, images, tolerance=1e-5):
-    expected = ReferenceEngine(packed)(images).numpy()
-    assert found.shape == expected.shape and expected.std() > 0
-    np.testing.assert_allclose(found, expected, atol=tolerance * abs(expected).max(), rtol=0)
-
-
-# -- ONNX --------------------------------------------------------------------------------------------------------------
-
-
-def test_every_operation_has_a_spelling():
-    assert set(onnx_ops.SPELLINGS) | {"input"} == set(OPS)
-
-
-@pytest.mark.parametrize("case", [*CASES, *MORE])
-def test_an_operation_in_onnx_is_the_references(case):
-    if case in CASES:
-        model, _ = made(case, **CASES[case][0])
-    else:
-        op, attrs, tensors, inputs, before = MORE[case]
-        before = (Node("select", "s", ("x",), {}, {"index": np.array([1, 4])}),) if before is None else before
-        model, _ = made(op, attrs, tensors, inputs=inputs, before=before)
-    for weights in ("float", "int2-dequantize"):  # the oldest opset and the newest
-        data = onnx_model.build(model, weights)
-        onnx.checker.check_model(data, full_check=True)
-        assert_same(onnx_check.run(data, X)[0], model, X)
-
-
-def test_affine_of_a_vector_and_names_that_are_taken():
-    nodes = [
-        Node("input", "logits"),
-        Node("select", "images", ("logits",), {}, {"index": np.array([0, 1])}),
-        Node("globalavgpool", "constant.0", ("images",)),
-        Node("flatten", "a/Mul", ("constant.0",)),
-        Node("affine", "a", ("a/Mul",), {}, AFFINE),
-        Node("silu", "a.scale", ("a",)),
-    ]
-    model = PackedModel(nodes, (3, 8, 8), "a.scale")
-    data = onnx_model.build(model)
-    onnx.checker.check_model(data, full_check=True)
-    assert_same(onnx_check.run(data, IMAGES)[0], model, IMAGES)
-
-
-def test_nets_are_standard_onnx_of_any_batch_under_their_own_names(packed):
-    for model in packed.values():
-        data = onnx_model.build(model)
-        onnx.checker.check_model(data, full_check=True)
-        parsed = onnx.load_from_string(data)
-        assert {node.domain for node in parsed.graph.node} == {""}
-        assert [(o.domain, o.version) for o in parsed.opset_import] == [("", 17)] and parsed.ir_version == 8
-        for images in (IMAGES, IMAGES[:1]):
-            assert_same(onnx_check.run(data, images)[0], model, images)
-        names = {tensor.name for tensor in parsed.graph.initializer}
-        assert {f"{name}.weight" for name in model.layers()} <= names
-    props = {p.key: p.value for p in onnx.load_from_string(onnx_model.build(packed["ternary"])).metadata_props}
-    assert json.loads(props["dataset"]) == {"class_names": ["a", "b"], "mean": [0.5]}
-
-
-@pytest.mark.parametrize(("kind", "bits"), [("ternary", 2), ("binary", 2), ("levels", 4), ("levels", 8)])
-def test_codes_in_onnx_are_the_weights_to_the_bit_in_fewer_bytes(packed, kind, bits):
-    model = packed[kind]
-    data = onnx_model.build(model, f"int{bits}-dequantize")
-    assert_same(onnx_check.run(data, IMAGES)[0], model, IMAGES)
-    parsed = onnx.load_from_string(data)
-    assert [op.version for op in parsed.opset_import] == [{8: 17, 4: 21, 2: 25}[bits]]
-    decoded = {n.input[0].removesuffix(".codes"): n.output[0] for n in parsed.graph.node if n.op_type[:2] == "De"}
-    parsed.graph.output.extend(onnx.ValueInfoProto(name=name) for name in decoded.values())
-    weights = dict(zip(decoded, onnx_check.run(parsed.SerializeToString(), IMAGES)[1:], strict=True))
-    sizes = {tensor.name: len(tensor.raw_data) for tensor in parsed.graph.initializer}
-    for name, node in model.layers().items():
-        count = node.codes.weight().size
-        if node.codes.coded:
-            assert np.array_equal(weights.pop(name), node.codes.weight())
-            assert sizes[f"{name}.codes"] == -(-count * bits // 8)
-            assert sizes[f"{name}.scale"] in (4, 4 * len(node.codes.rows)) and f"{name}.weight" not in sizes
-        else:
-            assert sizes[f"{name}.weight"] == 4 * count
-    assert not weights
-
-
-@pytest.mark.parametrize(
-    ("kind", "bits", "said"),
-    [
-        ("pair", 8, r"layer \S+: its values \(sign_pair\) are no scale per row times a code, try float"),
-        ("table", 8, r"layer \S+: its values \(table\) are no scale per row"),
-        ("groups", 4, r"layer \S+: its values \(row_group_scale\) are no scale per row"),
-        ("levels", 2, r"layer \S+: its codes from -\d to \d lie outside \[-2, 1\], try float"),
-    ],
-)
-def test_values_that_dequantize_linear_has_not_are_refused(packed, kind, bits, said):
-    with pytest.raises(ValueError, match=f"--weights int{bits}-dequantize: {said}"):
-        convert(packed[kind], "onnx", Options(f"int{bits}-dequantize"))
-    assert "weights float; largest error" in convert(packed[kind], "onnx").note
-
-
-@pytest.mark.parametrize("file", ZOO, ids=lambda path: path.stem)
-def test_the_zoo_in_onnx(file):
-    model = read(file)
-    images = torch.rand(3, *model.input_shape, generator=torch.Generator().manual_seed(0))
-    assert_same(onnx_check.run(onnx_model.build(model), images)[0], model, images, TOLERANCE)
-
-
-@pytest.mark.parametrize("name", ["mobilenet_v3_small", "shufflenet_v2_x0_5", "squeezenet1_1", "resnet18"])
-def test_torchvisions_networks_thinned_in_onnx(name):
-    torch.manual_seed(0)
-    net = every_third_gone(torchvision.models.get_model(name, num_classes=10))
-    model, images = to_packed(net, lambda module: None, (3, 32, 32)), torch.randn(2, 3, 32, 32)
-    answer = onnx_check.run(onnx_model.build(model), images)[0]
-    assert_same(answer, model, images)
-    with torch.no_grad():
-        torch.testing.assert_close(torch.from_numpy(answer), net(images), atol=1e-4, rtol=1e-4)
-
-
-def test_a_file_that_answers_otherwise_is_found(packed, monkeypatch):
-    run = onnx_check.run
-
-    def wrong(data, images, *signs):
-        first, *rest = run(data, images, *signs)
-        return [first + wrong_at[bool(signs)], *rest]
-
-    monkeypatch.setattr(onnx_check, "run", wrong)
-    wrong_at = [1.0, 0.0]
-    with pytest.raises(ValueError, match=r"answers otherwise: error \S+ of the largest output"):
-        convert(packed["levels"], "onnx")
-    assert "with equal signs; numbers next to 0" in (note := convert(packed["ternary"], "onnx").note)
-    assert "move 4 of 4 answers" in note
-    wrong_at = [1.0, 1.0]
-    with pytest.raises(ValueError, match=r"answers otherwise: error \S+ of the largest with equal signs"):
-        convert(packed["ternary"], "onnx")
-
-
-def test_what_signs_read_is_compared_one_by_one(packed):
-    signs, expected = onnx_check._steps(packed["ternary"], IMAGES)
-    found = onnx_check.run(onnx_model.build(packed["ternary"], given_signs=True), IMAGES, *signs)
-    assert len(found) == len(expected) == 1 + sum(node.op == "sign" for node in packed["ternary"].nodes)
-    for a, b in zip(found, expected, strict=True):
-        np.testing.assert_allclose(a, b, atol=1e-5, rtol=1e-5)
-    flipped = onnx_check.run(onnx_model.build(packed["ternary"], given_signs=True), IMAGES, *[-s for s in signs])
-    assert not np.allclose(flipped[0], expected[0], atol=1e-3)
-
-
-# -- the others --------------------------------------------------------------------------------------------------------
 
 ELSEWHERE = """
 import sys
@@ -358,72 +147,3 @@ def test_names_of_a_stranger_do_not_leave_their_comment():
     text = convert(PackedModel(nodes, (1, 2, 2), "ü\\"), "c-header").data.decode()
     comment, code = text.split(" */\n#ifndef", 1)
     assert "*/" not in comment and comment.count("/*") == 1 and "int x" not in code
-
-
-# -- the command -------------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def file(packed, tmp_path):
-    write(packed["pair"], tmp_path / "net.sparsign")
-    return tmp_path / "net.sparsign"
-
-
-@pytest.mark.parametrize(
-    ("arguments", "said"),
-    [
-        (["none.sparsign", "--to", "onnx"], "none.sparsign: no such packed model"),
-        (["damaged.sparsign", "--to", "onnx"], "damaged or cut short"),
-        (["other.onnx", "--to", "torch"], "not a packed model"),
-        (["net.sparsign", "--to", "tflite"], "--to tflite: expected one of onnx, torch, safetensors, c-header"),
-        (["net.sparsign"], "the following arguments are required: --to"),
-        (["net.sparsign", "--to", "onnx", "--opset", "9"], "unrecognized arguments: --opset 9"),
-        (["net.sparsign", "--to", "onnx", "--weights", "int3"], "--weights int3: expected one of float, int8-dequ"),
-        (["net.sparsign", "--to", "onnx", "--weights", "int8-dequantize"], "layer 2: its values (sign_pair)"),
-        (["net.sparsign", "--to", "torch", "--weights", "int8-dequantize"], "only --to onnx has a choice"),
-        (
-            ["net.sparsign", "--to", "c-header", "--out", "net.sparsign"],
-            "--out net.sparsign: is the packed file itself",
-        ),
-        (["net.sparsign", "--to", "c-header", "--out", "other.onnx/net.h"], "--out other.onnx/net.h: Not a dir"),
-        (["net.sparsign", "--to", "c-header", "--out", "folder"], "--out folder: Is a directory"),
-    ],
-)
-def test_what_is_wrong_is_one_line_and_nothing_is_written(file, arguments, said, capsys, monkeypatch):
-    monkeypatch.chdir(file.parent)
-    data = file.read_bytes()
-    Path("damaged.sparsign").write_bytes(data[:-3] + b"\0\1\2")
-    Path("other.onnx").write_bytes(b"\x08\x08\x12\x04some")
-    Path("folder").mkdir()
-    before = {path: path.is_file() and path.read_bytes() for path in Path().rglob("*")}
-    assert main(arguments) == 1
-    out, err = capsys.readouterr()
-    assert out == "" and err.startswith("error: ") and said in err and len(err.splitlines()) == 1
-    assert {path: path.is_file() and path.read_bytes() for path in Path().rglob("*")} == before
-
-
-def test_an_operation_without_a_spelling_is_named(file, capsys, monkeypatch):
-    monkeypatch.delitem(onnx_ops.SPELLINGS, "maxpool")
-    assert main([str(file), "--to", "onnx"]) == 1
-    assert capsys.readouterr().err == "error: node '5': operation 'maxpool' has no ONNX spelling yet\n"
-    assert not file.with_suffix(".onnx").exists()
-
-
-def test_missing_packages_are_named_and_onnxruntime_can_be_done_without(file, capsys, monkeypatch):
-    monkeypatch.delitem(sys.modules, "sparsign.export.onnx_check")
-    monkeypatch.delattr(export, "onnx_check")
-    monkeypatch.setitem(sys.modules, "onnxruntime", None)
-    assert main([str(file), "--to", "onnx"]) == 1
-    said = "error: onnxruntime is not installed: pip install 'sparsign[export]', or --no-check\n"
-    assert capsys.readouterr().err == said and not file.with_suffix(".onnx").exists()
-    assert main([str(file), "--to", "onnx", "--no-check"]) == 0
-    assert "opset 17, weights float, not checked" in capsys.readouterr().out
-    onnx.checker.check_model(file.with_suffix(".onnx").read_bytes())
-
-
-def test_help_names_every_format(capsys):
-    with pytest.raises(SystemExit) as caught:
-        main(["--help"])
-    assert caught.value.code == 0
-    text = capsys.readouterr().out
-    assert all(f"{name}: " in text for name in FORMATS) and "--to onnx --weights int2-dequantize" in text

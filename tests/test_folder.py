@@ -1,26 +1,17 @@
-"""The run folder's promises: whole files, one owner, no metrics of what runs again."""
+"""The run folder's promises: one owner, one config and recipe, no metrics of what runs again."""
 
 import json
-import os
-import platform
 import re
-import signal
 import subprocess
 import sys
 from importlib.metadata import version
 
 import pytest
-import torch
 import yaml
-from hypothesis import given
-from hypothesis import strategies as st
-from omegaconf import OmegaConf
 
-from sparsign.packing import atomic
 from sparsign.pipeline import origin
-from sparsign.pipeline.folder import RunFolder, load_plain, save_atomic
+from sparsign.pipeline.folder import RunFolder, save_atomic
 from sparsign.pipeline.lock import InUseError
-from sparsign.pipeline.naming import LONGEST_NAME, folder_name, run_dir, sweep_dir
 
 CONFIG = {
     "seed": 0, "resume": None, "sweep": None, "compressor": {"name": "stq_a", "pfr": 0.4, "ratios": {}},
@@ -169,79 +160,6 @@ def test_half_a_last_line_is_no_row_and_does_not_spoil_the_next(tmp_path):
     assert RunFolder(tmp_path / "none").read_metrics() == []
 
 
-def test_interrupted_write_leaves_the_old_file_and_no_part(tmp_path, monkeypatch):
-    path = tmp_path / "new" / "file"
-    atomic.write_atomic(path, "old")
-
-    def broken(*_):
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr(atomic.os, "replace", broken)
-        for write in (lambda: atomic.write_atomic(path, b"new"), lambda: save_atomic({"a": 1}, path)):
-            with pytest.raises(KeyboardInterrupt):
-                write()
-    assert path.read_text() == "old" and list(path.parent.iterdir()) == [path]
-    atomic.write_atomic(path, b"new")
-    assert path.read_text() == "new" and list(path.parent.iterdir()) == [path]
-
-
-def test_what_a_killed_writer_leaves_the_next_one_removes_and_nothing_else(tmp_path, monkeypatch):
-    monkeypatch.setattr(atomic.os, "fsync", lambda _: os.kill(os.getpid(), signal.SIGKILL))
-    pid = os.fork()
-    if not pid:
-        atomic.write_atomic(tmp_path / "model.sparsign", b"new")
-        os._exit(0)
-    assert os.WIFSIGNALED(os.waitpid(pid, 0)[1])
-    (left,) = tmp_path.iterdir()
-    assert str(pid) in left.name and left.name.endswith(".part")
-    node = platform.node()
-    kept = {f".x.{node}-{os.getppid()}.part", f".x.elsewhere-{pid}.part", f"x.{node}-{pid}.part", ".x.part"}
-    kept |= {f".x.{node}-{10**30}.part", f".x.{node}-.part"}
-    for name in kept:
-        (tmp_path / name).touch()
-    monkeypatch.undo()
-    save_atomic({"a": 1}, tmp_path / "a.ckpt")
-    assert {path.name for path in tmp_path.iterdir()} == {*kept, "a.ckpt"}
-
-
-def test_checkpoints_are_plain_and_damaged_ones_are_named(tmp_path):
-    path = tmp_path / "a.ckpt"
-    save_atomic({"stage": "prune", "model": {"w": torch.arange(3.0)}}, path)
-    assert torch.equal(load_plain(path)["model"]["w"], torch.arange(3.0))
-    path.write_bytes(path.read_bytes()[:-40])
-    with pytest.raises(ValueError, match=r"a\.ckpt: not a readable checkpoint"):
-        load_plain(path)
-    torch.save(RunFolder("x"), path)  # a pickled object of ours
-    with pytest.raises(ValueError, match=r"a\.ckpt: not a readable checkpoint"):
-        load_plain(path)
-
-
-def test_no_flipped_bit_of_a_checkpoint_changes_what_is_loaded(tmp_path):
-    path, weights = tmp_path / "a.ckpt", torch.randn(40, 10)
-    save_atomic({"stage": "prune", "model": {"w": weights}}, path)
-    whole, refused = path.read_bytes(), 0
-    for position in range(0, len(whole), 7):
-        damaged = bytearray(whole)
-        damaged[position] ^= 1 << position % 8
-        path.write_bytes(damaged)
-        try:
-            loaded = load_plain(path, "model")
-        except ValueError as error:
-            refused += 1
-            assert str(error).startswith(f"{path}: not a readable checkpoint") and "\n" not in str(error)
-        else:
-            assert torch.equal(loaded["model"]["w"], weights)
-    assert refused > 200  # all flips inside of the 1,600 bytes of numbers
-
-
-def test_checkpoint_of_something_else_is_named(tmp_path):
-    for content in ([1, 2], {"stage": "prune"}):
-        save_atomic(content, tmp_path / "a.ckpt")
-        with pytest.raises(ValueError, match=r"a\.ckpt: not a readable checkpoint \(holds no model\)"):
-            load_plain(tmp_path / "a.ckpt", "model")
-
-
 def test_a_bad_line_of_metrics_is_left_out_and_counted(tmp_path):
     folder = RunFolder(tmp_path)
     for line in (json.dumps(ROWS[0]).encode(), b"\xff\x00", b"[1, 2]", b'{"epoch": 3}', json.dumps(ROWS[1]).encode()):
@@ -321,16 +239,6 @@ def test_a_folder_made_for_a_run_that_writes_nothing_is_gone_again(tmp_path):
     assert (tmp_path / "mine").is_dir()
 
 
-def test_runs_of_one_second_have_folders_of_their_own(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    code = "from sparsign.pipeline.naming import run_dir; print(run_dir(None, 'runs/2026'))"
-    names = {subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout for _ in range(2)}
-    assert len(names) == 2 and all(name.startswith("runs/2026_") for name in names)
-    assert run_dir("nowhere", "runs/2026") == "."
-    (tmp_path / "there").mkdir()
-    assert run_dir("there", "runs/2026") == "there"
-
-
 def test_seconds_of_a_resumed_stage_add_up(tmp_path):
     folder = RunFolder(tmp_path)
     for stage, seconds in (("pretrain", 1.5), ("prune", 2.0), ("pretrain", 0.25)):
@@ -342,66 +250,3 @@ def test_seconds_of_a_resumed_stage_add_up(tmp_path):
     folder.timing.write_text("[]")
     folder.add_seconds("prune", 1.0)
     assert json.loads(folder.timing.read_text()) == {"prune": 1.0}
-
-
-def test_sweep_folder_is_named_by_what_it_sweeps():
-    overrides = [
-        "model=nin",
-        "compressor.pfr=0.1,0.2",
-        "dataset.root=/data",
-        "resume=x",
-        "sweep=y",
-        "trainer.threads=1",
-    ]
-    assert sweep_dir(None, overrides) == "multirun/compressor.pfr-0.1+0.2__model-nin"
-    assert sweep_dir(None, overrides[::-1]) == sweep_dir(None, overrides)
-    assert sweep_dir("mine", overrides) == "multirun/mine" and sweep_dir("/tmp/mine", overrides) == "/tmp/mine"
-    assert sweep_dir(None, []) == "multirun/default"
-
-
-def test_job_folders_have_short_valid_names_of_their_own():
-    many = [f"compressor.float_layers=[layer{k}.conv1]" for k in range(300)]
-    odd = [
-        "",
-        "a/b",
-        "a_b",
-        "a b",
-        "a+b",
-        "a,b",
-        "a-b",
-        "..",
-        "/",
-        "\\",
-        "[1,8]",
-        "{a:1}",
-        "'x'",
-        "${seed}",
-        "é",
-        "*",
-        "\n",
-    ]
-    jobs = [[f"model.pretrained={v}"] for v in odd] + [[f"model.pretrained={'a/' * 99}{k}"] for k in (1, 2)]
-    names = [folder_name(job) for job in [*jobs, many, many[:-1], [*many, "seed=1"]]]
-    assert len(set(names)) == len(names)
-    assert all(re.fullmatch(r"[\w.+-]+", n, re.ASCII) and len(n) <= LONGEST_NAME for n in names), names
-    assert folder_name(["compressor.pfr=0.2", "seed=1"]) == "compressor.pfr-0.2__seed-1"
-
-
-@given(st.lists(st.text(), max_size=4).map(sorted), st.lists(st.text(), max_size=4).map(sorted))
-def test_any_two_jobs_have_different_folders(one, other):
-    one, other = ([f"model.pretrained={v}" for v in values] for values in (one, other))
-    assert (folder_name(one) == folder_name(other)) == (one == other)
-
-
-def test_every_job_of_a_sweep_finds_the_folder_of_the_sweep():
-    """Hydra hands the cache of its resolvers from the sweep's config to each job's, whose overrides are its own."""
-    text = "${sweep_dir:${sweep},${hydra.overrides.task}}"
-
-    def config(*overrides):
-        return OmegaConf.create({"sweep": None, "hydra": {"overrides": {"task": list(overrides)}}, "folder": text})
-
-    sweep, jobs = config("compressor.pfr=0.1,0.2"), [config(f"compressor.pfr={r}") for r in (0.1, 0.2)]
-    assert sweep.folder == "multirun/compressor.pfr-0.1+0.2"
-    for job in jobs:
-        OmegaConf.copy_cache(from_config=sweep, to_config=job)
-    assert [job.folder for job in jobs] == [sweep.folder] * 2

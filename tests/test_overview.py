@@ -11,8 +11,8 @@ from sparsign.papers.targets import load_targets
 from sparsign.reports import overview
 from sparsign.reports.__main__ import main
 from sparsign.reports.kept import keep, kept
+from tests.made_report import METRICS, a_report
 from tests.test_papers import ROOT
-from tests.test_report_pages import METRICS, a_report
 
 
 def test_published_marks_name_their_source_and_every_one_is_drawn():

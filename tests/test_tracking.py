@@ -12,7 +12,7 @@ from sparsign.pipeline.cli import one_line
 from sparsign.pipeline.tracking import CsvTracker, histograms, leaves, measured, title
 from sparsign.pipeline.tracking_wandb import WandbTracker
 from tests.conftest import TINY_DATA
-from tests.test_report_pages import a_report
+from tests.made_report import a_report
 
 ROWS = [
     {"stage": "pretrain", "epoch": 0, "loss": 2.5, "gap": [1.0, 2.0], "a_hist": [3.0, 1.0], "a_hist_range": [-1, 1]},
