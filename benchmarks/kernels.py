@@ -35,6 +35,7 @@ from sparsign.evaluation.report import environment
 from sparsign.kernels.engine import native
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # `benchmarks` is not installed
+from benchmarks.options import key_values
 from benchmarks.rivals import onnx_runtime, openvino
 from benchmarks.timing import Call, gmacs, layers, per_layer, prepacked
 
@@ -195,9 +196,7 @@ def show(found: dict[str, Any], peaks: Peaks) -> None:
 
 def main() -> None:
     """Measures, prints, writes."""
-    chosen = OPTIONS | dict(argument.partition("=")[::2] for argument in sys.argv[1:])
-    if len(chosen) > len(OPTIONS):
-        sys.exit("expected seconds=NUMBER, layers=CHANNELSxSIZE,..., out=FOLDER")
+    chosen = key_values(__doc__, OPTIONS)
     if native() is None:
         sys.exit("the compiled engine was not built: nothing to measure")
     torch.set_num_threads(1)

@@ -14,11 +14,14 @@ import sys
 import time
 from typing import Any
 
-import larq
-import larq_compute_engine as lce
-import numpy as np
-import tensorflow as tf
-from larq_compute_engine.tflite.python.interpreter import Interpreter
+try:
+    import larq
+    import larq_compute_engine as lce
+    import numpy as np
+    import tensorflow as tf
+    from larq_compute_engine.tflite.python.interpreter import Interpreter
+except ImportError as missing:
+    sys.exit(f"{__doc__.strip()}\n\n{missing}")
 
 OPTIONS = {"size": 32, "channels": 1, "classes": 10, "seconds": 20}
 layers = tf.keras.layers

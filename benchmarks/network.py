@@ -38,6 +38,7 @@ from sparsign.packing.file import read
 from sparsign.packing.spec import PackedModel
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # `benchmarks` is not installed
+from benchmarks.options import key_values
 from benchmarks.rivals import rivals
 from benchmarks.timing import p20
 
@@ -140,18 +141,6 @@ def draw(rows: list[dict[str, Any]], path: Path, title: str) -> None:
     plt.close(figure)
 
 
-def options(arguments: list[str]) -> dict[str, str]:
-    """`key=value` arguments over the defaults; ends with one line for one that is unknown."""
-    given = dict(argument.partition("=")[::2] for argument in arguments)
-    for key in given:
-        if key not in OPTIONS:
-            sys.exit(f"{key}: expected one of {', '.join(OPTIONS)}")
-    chosen = {**OPTIONS, **given}
-    if not chosen["packed"]:
-        sys.exit("packed: expected a packed file, packed=FILE.sparsign")
-    return chosen
-
-
 def numbers(text: str, name: str) -> list[int]:
     """Whole numbers from 1, separated by commas."""
     if not all(part.isdecimal() and int(part) >= 1 for part in text.split(",")):
@@ -161,7 +150,9 @@ def numbers(text: str, name: str) -> list[int]:
 
 def main() -> None:
     """Measures, prints, writes."""
-    chosen = options(sys.argv[1:])
+    chosen = key_values(__doc__, OPTIONS)
+    if not chosen["packed"]:
+        sys.exit("packed: expected a packed file, packed=FILE.sparsign")
     try:
         packed, seconds = read(chosen["packed"]), float(chosen["seconds"])
     except (FileNotFoundError, ValueError) as error:

@@ -39,6 +39,7 @@ from sparsign.evaluation.report import environment
 from sparsign.kernels.engine import native
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # `benchmarks` is not installed
+from benchmarks.options import key_values
 from benchmarks.timing import Call, layers, p20, per_layer, prepacked
 
 OPTIONS = {"seconds": "60", "layers": "64x32,128x16,256x8,512x4", "rates": "0,.25,.5,.75,.9,.95", "out": "."}
@@ -166,9 +167,7 @@ def draw(rows: list[dict[str, Any]], path: Path, title: str) -> None:
 
 def main() -> None:
     """Measures, prints, writes."""
-    chosen = OPTIONS | dict(argument.partition("=")[::2] for argument in sys.argv[1:])
-    if len(chosen) > len(OPTIONS):
-        sys.exit(f"expected {', '.join(OPTIONS)}")
+    chosen = key_values(__doc__, OPTIONS)
     if native() is None:
         sys.exit("the compiled engine was not built: nothing to measure")
     shapes = [tuple(map(int, layer.split("x"))) for layer in chosen["layers"].split(",")]

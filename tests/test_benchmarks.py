@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from omegaconf import OmegaConf
 
 from benchmarks import kernels, network, rivals, sparsity, timing, training
+from benchmarks.options import key_values
 from sparsign.evaluation import libraries
 from sparsign.evaluation.latency import Candidate
 from sparsign.kernels.engine import native
@@ -184,3 +185,21 @@ def test_openvinos_int8_is_made_once_for_a_batch_and_a_number_of_threads(monkeyp
     for batch in (1, 2, 1, 2):
         assert len(int8(torch.zeros(batch, 3))) == batch
     assert made == [(1, threads), (2, threads)]
+
+
+@pytest.mark.parametrize(
+    "argument, said", [("second=3", "second=3: expected .*seconds, out"), ("out", "out: expected")]
+)
+def test_a_benchmark_names_the_argument_that_it_does_not_know(argument, said, monkeypatch):
+    monkeypatch.setattr("sys.argv", ["benchmark", "seconds=3", argument])
+    with pytest.raises(SystemExit, match=said):
+        key_values("What it does.", {"seconds": "60", "out": "."})
+
+
+def test_a_benchmark_tells_what_it_does_and_its_defaults(monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["benchmark", "--help"])
+    with pytest.raises(SystemExit) as ended:
+        key_values("What it does.", {"seconds": "60", "out": ""})
+    assert not ended.value.code and "What it does." in (text := capsys.readouterr().out) and "seconds=60" in text
+    monkeypatch.setattr("sys.argv", ["benchmark", "seconds=3"])
+    assert key_values("What it does.", {"seconds": "60", "out": ""}) == {"seconds": "3", "out": ""}
