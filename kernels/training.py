@@ -28,9 +28,9 @@ class SignConvs(TorchFunctionMode):
     """Within this context every `conv2d` of signs with binary or ternary weights is summed by the compiled engine.
 
     It looks at the numbers: activations 1, -1 and 0 (times one number, as dropout leaves them) and filters of one
-    magnitude each, on the CPU in fp32, or under bf16 autocast without a bias. Every other convolution is torch's own. Without scales
-    (BNN, STQ-A) the outputs are torch's to the bit; with them they are the exact sums, rounded once. Gradients are
-    torch's, in bf16 to the bit.
+    magnitude each, on the CPU in fp32, or under bf16 autocast without a bias. Every other convolution is torch's own.
+    Without scales (BNN, STQ-A) the outputs are torch's to the bit; with them they are the exact sums, rounded once.
+    Gradients are torch's, in bf16 to the bit.
 
     isa: the instruction set; empty for the best.
     """
