@@ -35,7 +35,7 @@ from sparsign.evaluation.report import environment
 from sparsign.kernels.engine import native
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # `benchmarks` is not installed
-from benchmarks.options import key_values
+from benchmarks.options import key_values, positive, shapes
 from benchmarks.rivals import onnx_runtime, openvino
 from benchmarks.timing import Call, gmacs, layers, per_layer, prepacked
 
@@ -197,18 +197,18 @@ def show(found: dict[str, Any], peaks: Peaks) -> None:
 def main() -> None:
     """Measures, prints, writes."""
     chosen = key_values(__doc__, OPTIONS)
+    seconds = positive(chosen, "seconds")
+    given = shapes(chosen, "layers") if chosen["layers"] else []
     if native() is None:
         sys.exit("the compiled engine was not built: nothing to measure")
     torch.set_num_threads(1)
     logging.getLogger().setLevel(logging.ERROR)  # what libraries advise
     here, peaks, rows = environment(), Peaks(), []
-    shapes = [(network, *shape) for network, found in LAYERS.items() for shape in found]
-    if chosen["layers"]:
-        shapes = [("", *map(int, layer.split("x"))) for layer in chosen["layers"].split(",")]
+    every = [(network, *shape) for network, found in ({"": given} if given else LAYERS).items() for shape in found]
     print(f"{here['cpu']}, engine {native().isas()[0]}, torch {here['torch']}, batch 1, one thread")
-    for shape in shapes:
+    for shape in every:
         peaks.measure()
-        rows.append(measure(*shape, float(chosen["seconds"]) / len(shapes)))
+        rows.append(measure(*shape, seconds / len(every)))
     peaks.measure()
     loop = f" (the kernel's inner loop {max(peaks.signs[1:]):.0f})" if peaks.signs[1:] else ""
     floats = zip(("multiply-adds in fp32", "binary look-ups", "ternary look-ups"), peaks.floats, strict=False)

@@ -38,7 +38,7 @@ from sparsign.packing.file import read
 from sparsign.packing.spec import PackedModel
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # `benchmarks` is not installed
-from benchmarks.options import key_values
+from benchmarks.options import key_values, numbers, positive
 from benchmarks.rivals import rivals
 from benchmarks.timing import p20
 
@@ -141,26 +141,18 @@ def draw(rows: list[dict[str, Any]], path: Path, title: str) -> None:
     plt.close(figure)
 
 
-def numbers(text: str, name: str) -> list[int]:
-    """Whole numbers from 1, separated by commas."""
-    if not all(part.isdecimal() and int(part) >= 1 for part in text.split(",")):
-        sys.exit(f"{name}={text}: expected whole numbers from 1, separated by commas")
-    return [int(part) for part in text.split(",")]
-
-
 def main() -> None:
     """Measures, prints, writes."""
     chosen = key_values(__doc__, OPTIONS)
     if not chosen["packed"]:
         sys.exit("packed: expected a packed file, packed=FILE.sparsign")
+    seconds = positive(chosen, "seconds")
     try:
-        packed, seconds = read(chosen["packed"]), float(chosen["seconds"])
+        packed = read(chosen["packed"])
     except (FileNotFoundError, ValueError) as error:
         sys.exit(str(error))
     here = environment()
-    combinations = [
-        (b, t) for b in numbers(chosen["batches"], "batches") for t in numbers(chosen["threads"], "threads")
-    ]
+    combinations = [(b, t) for b in numbers(chosen, "batches") for t in numbers(chosen, "threads")]
     rows, without = [], [word for word in chosen["without"].split(",") if word]
     for batch, count in combinations:
         torch.compiler.reset()

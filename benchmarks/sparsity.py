@@ -39,7 +39,7 @@ from sparsign.evaluation.report import environment
 from sparsign.kernels.engine import native
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # `benchmarks` is not installed
-from benchmarks.options import key_values
+from benchmarks.options import key_values, positive, shapes, shares
 from benchmarks.timing import Call, layers, p20, per_layer, prepacked
 
 OPTIONS = {"seconds": "60", "layers": "64x32,128x16,256x8,512x4", "rates": "0,.25,.5,.75,.9,.95", "out": "."}
@@ -168,18 +168,17 @@ def draw(rows: list[dict[str, Any]], path: Path, title: str) -> None:
 def main() -> None:
     """Measures, prints, writes."""
     chosen = key_values(__doc__, OPTIONS)
+    every, rates, seconds = shapes(chosen, "layers"), shares(chosen, "rates"), positive(chosen, "seconds")
     if native() is None:
         sys.exit("the compiled engine was not built: nothing to measure")
-    shapes = [tuple(map(int, layer.split("x"))) for layer in chosen["layers"].split(",")]
-    rates, seconds = [float(r) for r in chosen["rates"].split(",")], float(chosen["seconds"])
     torch.set_num_threads(1)
     here, rows = environment(), []
     print(f"{here['cpu']}, engine {native().isas()[0]}, torch {here['torch']}, batch 1, one thread")
     columns = ("engine_us", "torch dense", "torch CSR", "ONNX Runtime", "over_fp32", "theory", "gain", "demand")
     print(f"{'':11}{'layer':>9}{'rate':>6}" + "".join(f"{c:>13}" for c in columns))
     for kind in KINDS:
-        for channels, size in shapes:
-            for r in measure(kind, channels, size, rates, seconds / len(shapes) / len(KINDS)):
+        for channels, size in every:
+            for r in measure(kind, channels, size, rates, seconds / len(every) / len(KINDS)):
                 cells = "".join(f"{r[c]:>13.2f}" if c in r else f"{'':13}" for c in columns)
                 short = "  below" if r["gain"] < r.get("demand", 0) else ""
                 print(f"{kind:11}{f'{channels}x{size}':>9}{r['rate']:>6}{cells}{short}")

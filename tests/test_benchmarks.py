@@ -1,5 +1,6 @@
 """The arithmetic of the benchmarks: percentiles, times per layer, shares, ratios, demands. Nothing is timed here."""
 
+import re
 import sys
 from types import SimpleNamespace
 
@@ -10,7 +11,7 @@ import torch.nn.functional as F
 from omegaconf import OmegaConf
 
 from benchmarks import kernels, network, rivals, sparsity, timing, training
-from benchmarks.options import key_values
+from benchmarks.options import key_values, numbers, positive, shapes, shares
 from sparsign.evaluation import libraries
 from sparsign.evaluation.latency import Candidate
 from sparsign.kernels.engine import native
@@ -203,3 +204,19 @@ def test_a_benchmark_tells_what_it_does_and_its_defaults(monkeypatch, capsys):
     assert not ended.value.code and "What it does." in (text := capsys.readouterr().out) and "seconds=60" in text
     monkeypatch.setattr("sys.argv", ["benchmark", "seconds=3"])
     assert key_values("What it does.", {"seconds": "60", "out": ""}) == {"seconds": "3", "out": ""}
+
+
+@pytest.mark.parametrize(
+    "read, value, found, wrong",
+    [
+        (positive, "1.5", 1.5, ["x", "0", "-1", "nan", "inf"]),
+        (numbers, "1,8", [1, 8], ["", "0", "1.5", "1,,2", "-1"]),
+        (shapes, "64x32,3x7", [(64, 32), (3, 7)], ["", "64", "64x", "64x0", "ax3", "64x3x3"]),
+        (shares, "0,.25", [0.0, 0.25], ["", "1", "-.1", "x", "nan"]),
+    ],
+)
+def test_a_benchmark_names_the_value_that_it_cannot_read(read, value, found, wrong):
+    assert read({"option": value}, "option") == found
+    for text in wrong:
+        with pytest.raises(SystemExit, match=f"^option={re.escape(text)}: expected "):
+            read({"option": text}, "option")
