@@ -98,7 +98,9 @@ class ScheduleConfig:
     test_images: int | None = option(None, "test on at most that many images", ge=1)
     temperature: float = option(4.0, "softmax temperature of distillation", gt=0)
     teacher: str | None = option(None, "run folder or float weights of it; null = this run's own pretrain stage")
-    teacher_model: str | None = option(None, "the teacher's network, a member of model; null = this run's")
+    teacher_model: str | None = option(
+        None, "the weights' network, a member of model; null = the run folder's or this run's"
+    )
 
 
 @dataclass

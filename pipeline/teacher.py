@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 from torch import nn
+from yaml import YAMLError
 
 from sparsign.configs.members import targets
 from sparsign.models.cutting import cut
@@ -25,20 +30,21 @@ def check_teacher(config: DictConfig, folder: RunFolder, plan: list[StagePlan]) 
 
 
 def build_teacher(config: DictConfig, folder: RunFolder) -> nn.Module:
-    """The float form of the model, or of `schedule.teacher_model`, with weights from `schedule.teacher`.
+    """The float form of the network, with weights from `schedule.teacher`.
 
+    The network is `schedule.teacher_model`, else that of the run folder which is the teacher, else this run's own.
     Where no teacher is named, the network of this run's own pretrain stage.
 
     Raises:
         ValueError: no teacher is named and this run has no float pretrain stage to take one from; a network that is
-            none of ours, or named without weights.
+            none of ours, or named without weights; a run folder whose network was not float.
     """
     other = _other_network(config)
     if config.schedule.teacher:
         float_config = OmegaConf.merge(config, {"model": {"form": "float", "pretrained": config.schedule.teacher}})
         if other:
-            float_config.model._target_ = other
-        if other or config.model.form == "fbin":
+            float_config.model._target_, float_config.model.options = other
+        elif config.model.form == "fbin":
             float_config.model.options = {}
         try:
             return build.model(float_config).eval().to(build.device(config))
@@ -56,13 +62,22 @@ def build_teacher(config: DictConfig, folder: RunFolder) -> nn.Module:
     return teacher.eval().to(build.device(config))
 
 
-def _other_network(config: DictConfig) -> str | None:
-    """Path of the builder that `schedule.teacher_model` means; None: the run's own."""
-    name = config.schedule.teacher_model
-    if name is None:
-        return None
-    if name not in (known := targets("model")):
+def _other_network(config: DictConfig) -> tuple[str, dict[str, Any]] | None:
+    """Builder and options of the teacher's network; None: the run's own."""
+    name, teacher = config.schedule.teacher_model, config.schedule.teacher
+    if name is not None and name not in (known := targets("model")):
         raise ValueError(f"schedule.teacher_model={name}: expected one of {' | '.join(known)}")
-    if not config.schedule.teacher:
+    if name is not None and not teacher:
         raise ValueError(f"schedule.teacher_model={name} needs schedule.teacher=<its weights>")
-    return known[name]
+    if name is not None:
+        return known[name], {}
+    if not teacher or not (said := RunFolder(Path(teacher).expanduser()).config).is_file():
+        return None
+    try:
+        its = OmegaConf.load(said).model
+        form, other = its.form, (its._target_, its.options)
+    except (YAMLError, OmegaConfBaseException, AttributeError) as error:
+        raise ValueError(f"schedule.teacher={teacher}: its config.yaml names no network") from error
+    if form != "float":
+        raise ValueError(f"schedule.teacher={teacher}: a run of form {form}; expected one that trained a float network")
+    return other

@@ -5,6 +5,7 @@ import shutil
 import numpy as np
 import pytest
 import torch
+from omegaconf import OmegaConf
 from rich.console import Console
 from torch import nn
 
@@ -153,6 +154,44 @@ def test_teacher_may_be_another_network(model, configuration, tmp_path):
     images = torch.randn(2, 3, 16, 16)
     with torch.no_grad():
         assert torch.equal(teacher(images), other.eval()(images))
+
+
+def run_folder(path, config):
+    """A run folder whose float pretrain stage has ended; its network."""
+    (path / "checkpoints").mkdir(parents=True)
+    OmegaConf.save(config, path / "config.yaml", resolve=True)
+    net = build.model(config)
+    torch.save({"model": net.state_dict()}, path / "checkpoints" / "pretrain.ckpt")
+    return net.eval()
+
+
+@pytest.mark.parametrize("model", ["nin", "resnet20"])
+def test_a_run_folder_of_another_network_says_which(model, configuration, tmp_path):
+    small = [*TINY_DATA, "dataset.image_size=16"]
+    other = run_folder(tmp_path / "other", configuration("compressor=twn", "model=resnet32", *small, "seed=5"))
+    config = configuration("compressor=stq_a", f"model={model}", *small, f"schedule.teacher={tmp_path / 'other'}")
+    teacher = build_teacher(config, RunFolder(tmp_path / "run"))
+    images = torch.randn(2, 3, 16, 16)
+    with torch.no_grad():
+        assert torch.equal(teacher(images), other(images))
+
+
+@pytest.mark.parametrize(
+    "written, said",
+    [
+        (
+            "model: {form: wbin, _target_: sparsign.models.nin.nin, options: {}}",
+            "a run of form wbin; expected one that",
+        ),
+        ("seed: 1", r"its config\.yaml names no network"),
+        ("a: [", r"its config\.yaml names no network"),
+    ],
+)
+def test_a_run_folder_without_a_float_network_is_no_teacher(written, said, configuration, tmp_path):
+    (tmp_path / "config.yaml").write_text(written)
+    config = configuration("compressor=stq_a", "model=nin", *TINY_DATA, f"schedule.teacher={tmp_path}")
+    with pytest.raises(ValueError, match=rf"^schedule\.teacher={tmp_path}: {said}[^\n]*$"):
+        build_teacher(config, RunFolder(tmp_path / "run"))
 
 
 def test_a_resumed_run_ends_with_the_weights_and_statistics_of_one_that_never_stopped(
