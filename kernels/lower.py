@@ -9,16 +9,15 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from types import ModuleType
 from typing import Any
 
 import numpy as np
 
-from sparsign.packing.spec import LayerCodes, Node, PackedModel
+from sparsign.packing.spec import OPS, LayerCodes, Node, PackedModel
 
-KEEPS_SIGNS = ("select", "permute", "cat", "flatten", "maxpool")
-"""Operations after which +1 and -1 are still +1 and -1."""
 CURVES = ("sigmoid", "silu", "hardsigmoid", "hardswish")
 FUSED = ("affine", "prelu", "relu", "relu6", "hardtanh", *CURVES, "add_scalar", "mul_scalar", "sign", "add", "mul")
 MOST_INPUTS = 60_000
@@ -60,8 +59,10 @@ class Lowered:
         self.done: set[str] = set()
         for node in packed.nodes:
             if node.name not in self.done:
-                self._lower(node)
-        self.network.finish(self.floats[packed.output])
+                with _said_of(node.name):
+                    self._lower(node)
+        with _said_of(packed.output):
+            self.network.finish(self.floats[packed.output])
 
     def _lower(self, node: Node) -> None:
         """One step: this node, and what can be fused behind it."""
@@ -195,7 +196,8 @@ class Lowered:
             weight = _floats(node.codes.weight())
         if "bias" in node.tensors:
             chain.shift(_floats(node.tensors["bias"]))
-        if a.get("groups", 1) in (1, self.shapes[node.name][0]):
+        groups, channels = a.get("groups", 1), (self.shapes[node.inputs[0]][0], self.shapes[node.name][0])
+        if groups == 1 or channels == (groups, groups):
             chain = self._chain(node, chain)
         else:  # a group's channels do not fall on words of signs: what follows is a step of its own
             self.done.add(node.name)
@@ -279,11 +281,22 @@ class Lowered:
         self.network.pool(maximum, source, window, self.shapes[node.name][1:], count_pad, self._chain(node))
 
 
+@contextmanager
+def _said_of(name: str) -> Iterator[None]:
+    """What a valid network has beyond the engine's limits (sizes, memory) is something that it cannot run."""
+    try:
+        yield
+    except CannotRun:
+        raise
+    except ValueError as error:
+        raise CannotRun(f"node {name!r}: the compiled engine refuses it: {error}") from error
+
+
 def _sign_valued(packed: PackedModel) -> set[str]:
     """Names of the nodes whose values are all +1 or -1."""
     found: set[str] = set()
     for node in packed.nodes:
-        if node.op == "sign" or (node.op in KEEPS_SIGNS and found.issuperset(node.inputs)):
+        if node.op == "sign" or (OPS[node.op].keeps_signs and node.inputs and found.issuperset(node.inputs)):
             found.add(node.name)
     return found
 

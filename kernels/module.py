@@ -20,7 +20,7 @@ from sparsign.packing.spec import OPS, PackedModel
 ENGINES = ("auto", "native", "reference")
 MOST_PREPARED = 16
 """Networks that are kept ready to run; the one that was used longest ago is prepared anew when it is called again."""
-_prepared: OrderedDict[tuple[int, int, str, int], tuple[NativeEngine, Tensor]] = OrderedDict()
+_prepared: OrderedDict[tuple[int, int, int, str, int], tuple[NativeEngine, Tensor]] = OrderedDict()
 _lock = Lock()
 
 
@@ -43,7 +43,8 @@ def _(images: Tensor, file: Tensor, classes: int, isa: str, threads: int) -> Ten
 
 def _engine(file: Tensor, isa: str, threads: int, packed: PackedModel | None = None) -> NativeEngine:
     """The engine of a file's bytes. The tensor is kept with it: no other one can get its address in the meantime."""
-    key = (file.data_ptr(), file.numel(), isa, threads)
+    version = 0 if file.is_inference() else file._version  # other bytes may be copied into it: load_state_dict
+    key = (file.data_ptr(), version, file.numel(), isa, threads)
     with _lock:
         if key not in _prepared:
             packed = loads(file.numpy().tobytes()) if packed is None else packed

@@ -37,6 +37,8 @@ class SignConvs(TorchFunctionMode):
 
     def __init__(self, isa: str = "") -> None:
         super().__init__()
+        if isa and isa not in native().isas():
+            raise ValueError(f"isa={isa}: expected one of {', '.join(native().isas())}")
         self.isa = isa
 
     def __torch_function__(self, func: Callable, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
@@ -141,10 +143,14 @@ def signs_convolved(
     window = native().Window(kernel, stride, padding, dilation)
     threads = torch.get_num_threads()
     pointers = x.data_ptr(), (n, h, w, c), weight.data_ptr(), outputs, window, y.data_ptr(), threads
-    if not native().convolve_signs(isa, x.dtype == torch.bfloat16, *pointers):
+    try:
+        if not native().convolve_signs(isa, x.dtype == torch.bfloat16, *pointers):
+            return None
+    except ValueError:  # sizes beyond the engine's
         return None
     return y if is_last else y.contiguous()
 
 
 def _pair(value: int | Pair) -> Pair:
-    return (value, value) if isinstance(value, int) else tuple(value)
+    pair = (value,) if isinstance(value, int) else tuple(value)
+    return pair * 2 if len(pair) == 1 else pair

@@ -69,6 +69,29 @@ def test_other_numbers_are_left_to_torch(what):
         assert torch.equal(F.conv2d(x, weight), torch.ops.aten.conv2d(x, weight))
 
 
+@pytest.mark.parametrize("what", ["input", "weight"])
+@pytest.mark.parametrize("value", [torch.inf, torch.nan])
+def test_what_is_not_finite_is_left_to_torch(what, value):
+    x, weight = signs(None, 2, 5, 4, 4), signs(None, 3, 5, 3, 3)
+    (x if what == "input" else weight).mul_(value)
+    with SignConvs():
+        torch.testing.assert_close(F.conv2d(x, weight), torch.ops.aten.conv2d(x, weight), equal_nan=True)
+
+
+@pytest.mark.parametrize("padding", [[1], (1,), 32])
+def test_convs_as_torch_takes_them_beyond_the_engines_sizes_too(padding):
+    kernel = 65 if padding == 32 else 3
+    x, weight = signs(None, 1, 3, 65, 65), signs(None, 2, 3, kernel, kernel)
+    expected = F.conv2d(x, weight, padding=padding)
+    with SignConvs():
+        assert torch.equal(F.conv2d(x, weight, padding=padding), expected)
+
+
+def test_an_unknown_instruction_set_is_named():
+    with pytest.raises(ValueError, match=r"isa=mmx: expected one of .*generic"):
+        SignConvs("mmx")
+
+
 @pytest.mark.parametrize("geometry", [(1, 1, 1), (2, 1, 1), ((2, 1), (0, 2), (1, 2))])
 @pytest.mark.parametrize("size", [6, 20])
 def test_outputs_are_torchs_to_the_bit_and_gradients_up_to_rounding(size, geometry):

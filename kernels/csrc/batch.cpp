@@ -3,7 +3,8 @@
 #include <algorithm>
 #include <atomic>
 #include <cmath>
-#include <thread>
+
+#include "parallel.h"
 
 namespace sparsign {
 
@@ -31,7 +32,7 @@ float* sums_of(Bf16*, std::vector<float>& room, size_t count) {
 void write(const Isa&, const float*, size_t, float*) {}
 void write(const Isa& isa, const float* sums, size_t count, Bf16* y) { isa.round_to_bf16(sums, count, y); }
 
-// The magnitude of the first numbers other than 0, 1 if there is none, 0 if they differ.
+// The magnitude of the first numbers other than 0, 1 if there is none, 0 if they differ or are not finite.
 template <typename Number>
 float magnitude(const Number* x, size_t count) {
   float size = 0;
@@ -40,7 +41,7 @@ float magnitude(const Number* x, size_t count) {
     if (a != 0 && size == 0) size = a;
     if (a != 0 && a != size) return 0;
   }
-  return size == 0 ? 1 : size;
+  return size == 0 ? 1 : std::isfinite(size) ? size : 0;
 }
 
 // Filters as bits, with their scales; see `Conv::planes`.
@@ -63,6 +64,7 @@ bool read_filters(const Isa& isa, const Conv& c, const float* weight, Filters& f
     const float* row = weight + size_t(o) * taps * c.c;
     float scale = 0;
     for (int i = 0; i < taps * c.c && scale == 0; ++i) scale = std::fabs(row[i]);
+    if (!std::isfinite(scale)) return false;
     uint64_t* words = &both[2 * filter * o];
     found.scale[o] = scale;
     if (!isa.read_signs(row, taps, c.c, scale, words, &zeros)) return false;
@@ -143,13 +145,9 @@ bool convolve_signs(const Isa& isa, const Number* x, std::array<int64_t, 4> x_sh
 
   const int64_t workers = std::min<int64_t>(threads, n);
   std::atomic<bool> failed{false};
-  const auto work = [&](int64_t k) {
+  in_parallel(workers, [&](int64_t k) {
     if (!some_images(isa, c, x, size, filters, n * k / workers, n * (k + 1) / workers, y, failed)) failed = true;
-  };
-  std::vector<std::thread> others;
-  for (int64_t k = 1; k < workers; ++k) others.emplace_back(work, k);
-  work(0);
-  for (std::thread& other : others) other.join();
+  });
   return !failed;
 }
 

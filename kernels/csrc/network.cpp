@@ -3,9 +3,9 @@
 #include <algorithm>
 #include <cstring>
 #include <map>
-#include <thread>
 
 #include "lookup.h"
+#include "parallel.h"
 
 namespace sparsign {
 
@@ -425,16 +425,12 @@ void Network::run(const float* images, int64_t n, float* logits, int threads) co
   const int64_t workers = std::min<int64_t>(threads, n);
   const Value& in = values_[0];
   const size_t size = size_t(in.h) * in.w * in.c;
-  const auto work = [&](int64_t w) {
+  in_parallel(workers, [&](int64_t w) {
     const int64_t from = n * w / workers, to = n * (w + 1) / workers;
     std::unique_ptr<Memory> memory = borrow();
     run_images(images + from * size, to - from, logits + from * values_[output_].c, memory->data());
     give_back(std::move(memory));
-  };
-  std::vector<std::thread> others;
-  for (int64_t w = 1; w < workers; ++w) others.emplace_back(work, w);
-  if (n > 0) work(0);
-  for (std::thread& other : others) other.join();
+  });
 }
 
 std::vector<float> Network::read(const float* image, int value) const {

@@ -401,7 +401,7 @@ void pool(const Step& step, const Frame& f) {
             ++inside;
             const float* from = in + (size_t(y) * s.w + x) * ld + block;
             if (s.kind == Pool::MAX)
-              for (int j = 0; j < lanes; ++j) out[j] = from[j] > out[j] ? from[j] : out[j];
+              for (int j = 0; j < lanes; ++j) out[j] = from[j] > out[j] || from[j] != from[j] ? from[j] : out[j];
             else
               for (int j = 0; j < lanes; ++j) out[j] += from[j];
           }
