@@ -128,7 +128,8 @@ class WPC(Compressor):
         recipe = RECIPES[self.protocol].get(stage.kind) or RECIPES[self.protocol]["quantize"]
         if self.protocol == "imagenet" and self.ternariser == "tga" and recipe.optimizer == "adam":
             return replace(recipe, milestones=(0.5, 0.6, 0.7))
-        return replace(recipe, lr=0.1) if self.from_scratch and self.protocol == "cifar" else recipe
+        from_scratch = self.from_scratch and self.protocol == "cifar" and stage.kind == "quantize"
+        return replace(recipe, lr=0.1) if from_scratch else recipe
 
     def accounting(self) -> dict[str, Any]:
         return super().accounting() | {"group": self.group}

@@ -56,11 +56,34 @@ def suited(recipe: Recipe, net: nn.Module) -> Recipe:
     return replace(recipe, lr=min(recipe.lr, UNNORMALISED_LR))
 
 
+class AdamAndSGD(torch.optim.Adam):
+    """Adam, but for groups with `plain_sgd`."""
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        """One step; the loss where a closure computes it and its gradients."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for group in self.param_groups:
+            for p in group["params"] if group.get("plain_sgd") else ():
+                if p.grad is not None:
+                    p.sub_(p.grad, alpha=float(group["lr"]))
+                    p.grad = None  # Adam leaves alone what has none
+        super().step()
+        return loss
+
+
 def optimizer(recipe: Recipe, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
-    """Adam or SGD over parameter groups, which may carry their own lr, momentum and weight_decay."""
+    """Adam or SGD over parameter groups, which may carry their own lr, momentum and weight_decay.
+
+    A group with `plain_sgd` goes by w <- w - lr dL/dw under Adam too.
+    """
     common = {"lr": recipe.lr, "weight_decay": recipe.weight_decay}
     if recipe.optimizer == "adam":
-        return torch.optim.Adam(groups, fused=True, **common)
+        kind = AdamAndSGD if any(group.get("plain_sgd") for group in groups) else torch.optim.Adam
+        return kind(groups, fused=True, **common)
     nesterov = recipe.nesterov and recipe.momentum > 0
     return torch.optim.SGD(groups, momentum=recipe.momentum, nesterov=nesterov, fused=True, **common)
 

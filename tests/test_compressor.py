@@ -16,6 +16,7 @@ from sparsign.compressors.stq_b import STQB
 from sparsign.compressors.subsidiary import Subsidiary
 from sparsign.compressors.wpc import WPC
 from sparsign.evaluation.theory import SCALED
+from sparsign.models.lenet import lenet5
 from sparsign.models.resnet import resnet20
 from sparsign.pipeline.module import StageModule
 
@@ -140,7 +141,17 @@ def test_an_exempt_count_that_leaves_nothing_is_refused():
     STQA(exempt_layers=18, pfr=0.0).prepare(resnet20(10, 3, 16, "fbin"), torch.zeros(1, 3, 16, 16))
 
 
+@pytest.mark.parametrize("make", [lambda: MSF(float_layers=["last"]), lambda: Subsidiary(float_layers=["last"])])
+def test_a_layer_of_one_input_is_not_centred_away(make):
+    torch.manual_seed(0)
+    model, method = lenet5(10, 1, 28, "wbin"), make()
+    method.prepare(model, torch.randn(1, 1, 28, 28))
+    method.start(model, method.stages(model)[0])
+    assert latent(model.conv1).abs().min() > 0 and latent(model.conv2).mean(dim=1).abs().max() < 1e-6
+
+
 def test_wpc_from_scratch_has_no_float_stage_and_the_labs_rate():
+    assert WPC(from_scratch=True, finetune=True).recipe(Stage("finetune")) == WPC().recipe(Stage("finetune"))
     method = WPC(from_scratch=True)
     assert [stage.name for stage in method.stages(nn.Identity())] == ["quantize"]
     recipe = method.recipe(Stage("quantize"))

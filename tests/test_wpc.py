@@ -12,7 +12,7 @@ from resume import assert_resumes
 from sklearn.datasets import load_digits
 from torch import nn
 
-from sparsign.compressors.base import Stage
+from sparsign.compressors.base import Recipe, Stage
 from sparsign.compressors.parts.threshold_ternary import FixedTernary, TGATernary
 from sparsign.compressors.parts.transforms import (
     Mask,
@@ -29,6 +29,7 @@ from sparsign.compressors.wpc import WPC
 from sparsign.evaluation.pruned_ratio import pruned_ratio
 from sparsign.models.resnet import resnet18
 from sparsign.packing.trace import to_packed
+from sparsign.pipeline import optim
 
 
 def make_model():
@@ -343,7 +344,8 @@ def test_sequential_pruning_drops_the_groups_below_the_tolerance_for_good():
     assert mask.sum() == mask.numel() - 4
 
 
-def test_tga_threshold_has_its_own_sgd_and_stays_within_three_sigma():
+@pytest.mark.parametrize("optimizer_name", ["sgd", "adam"])
+def test_tga_threshold_has_its_own_sgd_and_stays_within_three_sigma(optimizer_name):
     model, compressor = prepared(ternariser="tga", threshold_lr=0.5)
     assert len(compressor.parameters(model, Stage("pretrain"))) == 1
     stage = Stage("quantize")
@@ -354,6 +356,16 @@ def test_tga_threshold_has_its_own_sgd_and_stays_within_three_sigma():
     own["params"][0].grad = torch.tensor(7.0)
     compressor.before_step(model, stage)
     assert own["params"][0].grad.item() == pytest.approx(1e-3)
+    before, others = own["params"][0].item(), [p.detach().clone() for p in weights["params"]]
+    for p in weights["params"]:
+        p.grad = torch.full_like(p, 3.0)
+    recipe = Recipe(epochs=1, optimizer=optimizer_name, lr=1e-4, weight_decay=0, momentum=0.0, nesterov=False)
+    optim.optimizer(recipe, [weights, own]).step()
+    assert before - own["params"][0].item() == pytest.approx(0.5 * 1e-3, rel=1e-3)
+    moved = 1e-4 * (1 if optimizer_name == "adam" else 3)  # Adam's first step is the rate, whatever the gradient
+    assert all(
+        torch.allclose(b - p, torch.tensor(moved), rtol=1e-2) for p, b in zip(weights["params"], others, strict=True)
+    )
     own["params"][0].data.fill_(100.0)
     compressor.after_step(model, stage)
     assert own["params"][0].item() == pytest.approx(3 * latent(model[3]).std(correction=0).item())

@@ -57,12 +57,13 @@ class BinaryMethod(Compressor):
     def settle(self, model: nn.Module, stage: Stage) -> None:
         """Latent weights [out, in, ...]: minus their mean over `in` where the method centres, then into [-1, 1].
 
-        Weights that the stage does not train are left as they are: rounding moves a mean at every subtraction.
+        One input (a depthwise conv, a first conv of grey images) is not centred: nothing would be left of it. Weights
+        that the stage does not train are left as they are: rounding moves a mean at every subtraction.
         """
         trained = {id(p) for group in self.parameters(model, stage) for p in group["params"]} if self.CENTRED else set()
         for layer in self.layers(model).values():
             weight = latent(layer)
-            if id(weight) in trained:
+            if id(weight) in trained and weight.shape[1] > 1:
                 weight.sub_(weight.mean(dim=1, keepdim=True))
             weight.clamp_(-1, 1)
 

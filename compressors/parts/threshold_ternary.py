@@ -79,7 +79,8 @@ def apart(model: nn.Module, lr: float, acting: bool) -> list[dict[str, Any]]:
     everything = [{"params": [p for p in model.parameters() if id(p) not in own]}]
     if not thresholds or not acting:
         return everything
-    return [*everything, {"params": thresholds, "lr": lr, "momentum": 0.0, "nesterov": False, "weight_decay": 0.0}]
+    plain = {"plain_sgd": True, "momentum": 0.0, "nesterov": False, "weight_decay": 0.0}
+    return [*everything, {"params": thresholds, "lr": lr, **plain}]
 
 
 def clamp_gradients(model: nn.Module) -> None:
