@@ -14,7 +14,7 @@ ROOT = Path(__file__).parent.parent
 LINES = (ROOT / "zoo" / "README.md").read_text(encoding="utf-8").splitlines()
 ROWS = [[cell.strip() for cell in line.strip("|").split("|")] for line in LINES if ".sparsign |" in line]
 LEDGER = {row["run"]: row for row in map(json.loads, (ROOT / "papers" / "ledger.jsonl").read_text().splitlines())}
-MOST = 60_000
+MOST = 200_000
 """Bytes of a file."""
 
 
