@@ -164,8 +164,8 @@ def _claims(claims: Sequence[Claim], ledger: list[Row]) -> list[str]:
 def _commands(ledger: Sequence[Row]) -> list[str]:
     text = (
         "`DIR` is the folder of the data sets; `FLOAT/resnet20-12fca82f.th` and `FLOAT/resnet56-4bfd9763.th` are the"
-        " networks released with akamaster/pytorch_resnet_cifar10. Their training saw all of CIFAR-10's training images:"
-        " what is held out here is held out of our stages only."
+        " networks released with akamaster/pytorch_resnet_cifar10. They were trained on all of CIFAR-10's training"
+        " images: what is held out here is held out of our stages only."
     )
     lines = ["## Commands", "", text, ""]
     for row in ledger:
