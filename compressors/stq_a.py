@@ -16,6 +16,7 @@ from sparsign.compressors.pruning.cut import filter_metrics
 from sparsign.compressors.pruning.decide import choose_filters
 from sparsign.compressors.pruning.score import bn_scales, separation
 from sparsign.configs.options import option
+from sparsign.models.cutting import uncut
 from sparsign.models.graph import batchnorm_after
 
 TINY = 1e-8
@@ -70,7 +71,8 @@ class STQA(BinaryFilterPruning):
         if stage.kind == "prune":
             scores = {name: gamma.detach().cpu() for name, gamma in self.gammas(model).items()}
             exempt = set(list(scores)[: self.exempt_layers])
-            self.remove(model, choose_filters(scores, exempt, self.pfr, self.layer_cap, self.min_filters))
+            total = sum(uncut(layer).shape[0] for layer in self._convs(model).values())
+            self.remove(model, choose_filters(scores, exempt, self.pfr, self.layer_cap, self.min_filters, total))
 
     @torch.no_grad()
     def metrics(self, model: nn.Module) -> dict[str, float | list[float]]:
@@ -80,5 +82,9 @@ class STQA(BinaryFilterPruning):
             "gamma_separation": separation(pooled.clamp_min(TINY).log10()),
             **histogram("gamma_hist", pooled, 30, 0.0, 1.5),
             **histogram("gamma_log10_hist", pooled.clamp_min(TINY).log10(), 18, -8.0, 1.0),
-            "pfr": filter_metrics({n: m for n, m in self.layers(model).items() if n in self._norms})["pfr"],
+            "pfr": filter_metrics(self._convs(model))["pfr"],
         }
+
+    def _convs(self, model: nn.Module) -> dict[str, nn.Module]:
+        """The binary convs, those without BN behind them too: `pfr` is of their filters."""
+        return {name: layer for name, layer in self.layers(model).items() if isinstance(layer, nn.Conv2d)}

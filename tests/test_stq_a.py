@@ -13,6 +13,7 @@ from sparsign.compressors.pruning.cut import attach_channel_masks, remove_filter
 from sparsign.compressors.pruning.decide import choose_filters
 from sparsign.compressors.pruning.score import separation
 from sparsign.compressors.stq_a import STQA
+from sparsign.evaluation.pruned_ratio import pruned_ratio
 from sparsign.evaluation.theory import BINARY, SCALED
 from sparsign.kernels.reference import ReferenceEngine
 from sparsign.models.lenet import lenet5
@@ -54,6 +55,23 @@ def test_ties_at_the_threshold_still_give_the_asked_count_and_go_to_the_earlier_
     dead = choose_filters({"b": torch.ones(4), "a": torch.ones(10)}, set(), ratio=0.5, cap=1.0, fewest=1)
     assert dead["b"].tolist() == [True] * 3 + [False]
     assert dead["a"].tolist() == [True] * 4 + [False] * 6
+
+
+@pytest.mark.parametrize("filters, most", [(64, 44), (128, 89), (100, 70)])
+def test_a_layer_never_loses_more_than_its_cap(filters, most):
+    assert choose_filters({"a": torch.rand(filters)}, set(), 0.95, 0.7, 1)["a"].sum() == most
+
+
+def test_the_ratio_is_of_all_binary_convs_where_some_have_no_scale_of_their_own():
+    """STQ-Nets' authors' block has no BN behind its second conv: what is asked is what metric and report count."""
+    torch.manual_seed(0)
+    net, method = resnet20(10, 3, 16, "fbin", block="preact"), STQA(pfr=0.2, min_filters=1)
+    method.prepare(net, torch.randn(1, 3, 16, 16))
+    assert 0 < len(method.gammas(net)) < len(method.layers(net))
+    method.start(net, Stage("prune"))
+    assert method.metrics(net)["pfr"] == pytest.approx(0.2, abs=0.002)
+    packed = to_packed(net.eval(), encode_layer, (3, 16, 16))
+    assert pruned_ratio(packed, "filter") == pytest.approx(0.2, abs=0.002)
 
 
 @pytest.mark.parametrize("ratio, wanted", [(0.29, 29), (0.3, 30), (0.57, 57)])  # 0.29 * 100 is 28.999... in floats

@@ -25,7 +25,7 @@ def least(importance: Tensor, ratio: float) -> Tensor:
 
 
 def choose_filters(
-    importance: dict[str, Tensor], exempt: set[str], ratio: float, cap: float, fewest: int
+    importance: dict[str, Tensor], exempt: set[str], ratio: float, cap: float, fewest: int, total: int | None = None
 ) -> dict[str, Tensor]:
     """Which filters go: of all layers' filters together the least important, but at most `cap` of a layer.
 
@@ -35,11 +35,12 @@ def choose_filters(
 
     Args:
         importance: layer name -> |gamma| [out].
+        total: how many filters the ratio is of; None: all that have an importance.
     Returns:
         layer name -> bool [out], True = remove.
     """
-    wanted = removed(sum(len(v) for v in importance.values()), ratio)
-    room = {n: max(0, len(v) - max(fewest, round((1 - cap) * len(v)))) for n, v in importance.items()}
+    wanted = removed(sum(len(v) for v in importance.values()) if total is None else total, ratio)
+    room = {n: max(0, min(len(v) - fewest, removed(len(v), cap))) for n, v in importance.items()}
     order = [(float(g), n, k) for n, v in importance.items() if n not in exempt for k, g in enumerate(v)]
     dead = {n: torch.zeros(len(v), dtype=torch.bool) for n, v in importance.items()}
     for _, name, k in sorted(order, key=lambda item: item[0]):
