@@ -20,7 +20,8 @@ class PruneStep(NamedTuple):
     def ratio(self, final: float) -> float:
         """The fraction this step removes where `final` is removed in the end.
 
-        Structures that share a ratio each keep the same root of what stays (our choice).
+        Structures that share a ratio each keep the same root of what stays (our choice). The last layer, whose filters
+        are the classes, has the step of columns alone, and so loses that step's share only.
         """
         return 1 - min(1.0, self.slack * (1 - final) ** (1 / self.shares))
 
