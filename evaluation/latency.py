@@ -67,7 +67,8 @@ def measure(
 ) -> list[dict[str, Any]]:
     """One row per candidate, batch size and thread count; the first candidate is the baseline, if there are others.
 
-    Candidates take turns sample by sample, so that a change of the machine's speed hits all of them alike; a row's
+    Candidates take turns sample by sample, so that a change of the machine's speed hits all of them alike, and one
+    thread is measured in CPU time, which leaves out what other processes took; a row's
     `milliseconds` per batch is the median of its `samples`, `ratio_to_torch_fp32` says how many times faster than the
     first candidate that is (None for a candidate alone). `seconds` is the budget of the whole measurement, shared by
     the combinations; each gets at least a few samples. Thread counts above the machine's are cut to it. 0 seconds
@@ -83,7 +84,8 @@ def measure(
         for count in counts:
             torch.set_num_threads(count)
             for batch in batches:
-                times = interleaved(candidates, torch.randn(batch, *image_shape), share)
+                clock = time.process_time if count == 1 else time.perf_counter
+                times = interleaved(candidates, torch.randn(batch, *image_shape), share, clock)
                 rows += _rows(candidates, times, count, batch)
     finally:
         torch.set_num_threads(before)

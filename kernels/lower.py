@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from sparsign.packing.spec import OPS, LayerCodes, Node, PackedModel
+from sparsign.packing.spec import LayerCodes, Node, PackedModel
 
 CURVES = ("sigmoid", "silu", "hardsigmoid", "hardswish")
 FUSED = ("affine", "prelu", "relu", "relu6", "hardtanh", *CURVES, "add_scalar", "mul_scalar", "sign", "add", "mul")
@@ -54,7 +54,7 @@ class Lowered:
         for node in packed.nodes:
             for source in node.inputs:
                 self.readers[source].append(node)
-        self.signs = _sign_valued(packed)
+        self.signs = packed.sign_valued()
         self.over_bits = {n.name: unit for n in packed.nodes if (unit := self._unit_weights(n)) is not None}
         self.done: set[str] = set()
         for node in packed.nodes:
@@ -290,15 +290,6 @@ def _said_of(name: str) -> Iterator[None]:
         raise
     except ValueError as error:
         raise CannotRun(f"node {name!r}: the compiled engine refuses it: {error}") from error
-
-
-def _sign_valued(packed: PackedModel) -> set[str]:
-    """Names of the nodes whose values are all +1 or -1."""
-    found: set[str] = set()
-    for node in packed.nodes:
-        if node.op == "sign" or (OPS[node.op].keeps_signs and node.inputs and found.issuperset(node.inputs)):
-            found.add(node.name)
-    return found
 
 
 def _codes_as_signs(layer: LayerCodes) -> tuple[np.ndarray, np.ndarray] | None:

@@ -91,12 +91,14 @@ class PackedModel:
 
     def reads_signs(self) -> set[str]:
         """Names of the nodes whose every input is +1 or -1 wherever it comes from."""
+        signs = self.sign_valued()
+        return {node.name for node in self.nodes if node.inputs and signs.issuperset(node.inputs)}
+
+    def sign_valued(self) -> set[str]:
+        """Names of the nodes whose values are all +1 or -1."""
         signs: set[str] = set()
-        readers: set[str] = set()
         for node in self.nodes:
-            reads = bool(node.inputs) and all(name in signs for name in node.inputs)
-            if reads:
-                readers.add(node.name)
-            if node.op == "sign" or (reads and OPS[node.op].keeps_signs):
+            kept = OPS[node.op].keeps_signs and node.inputs and signs.issuperset(node.inputs)
+            if node.op == "sign" or kept:
                 signs.add(node.name)
-        return readers
+        return signs

@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from sparsign.compressors.parts.quantizers import Binary, ScaledBinary
 from sparsign.compressors.parts.transforms import Mask, attach, encode_layer, find
 from sparsign.evaluation import accuracy, proof, report, report_schema
+from sparsign.evaluation.libraries import Int8
 from sparsign.evaluation.theory import theory
 from sparsign.models.lenet import lenet5
 from sparsign.models.nin import nin
@@ -106,7 +107,8 @@ def test_another_networks_answers_are_noticed(trained, tmp_path):
 def test_speed_rows_cover_every_engine_batch_and_thread_count(trained, packed_path):
     options = {"batches": [1, 2], "threads": [1], "seconds": 0.05}
     rows = report.evaluate_packed(packed_path, trained[1], options, limit=4)["speed"]
-    assert [row["batch"] for row in rows] == [1] * 3 + [2] * 3
+    engines = 3 + Int8.installed()
+    assert [row["batch"] for row in rows] == [1] * engines + [2] * engines
     assert [row["engine"] for row in rows[:2]] == ["torch fp32", "torch bf16"]
     assert all(row["milliseconds"] > 0 for row in rows)
 

@@ -24,10 +24,8 @@ class _Pool(Op):
             kernel, stride, padding = a["kernel"][axis], a["stride"][axis], a["padding"][axis]
             dilation = a.get("dilation", (1, 1))[axis]
             need(2 * padding <= kernel, f"padding {padding} is more than half of kernel {kernel}")
-            need(
-                not padding or dilation <= n,
-                f"a dilation of {dilation} over {n} padded pixels",
-            )
+            # taps further apart than the image is wide: a window may meet padding alone, whose maximum is -inf
+            need(not padding or dilation <= n, f"a dilation of {dilation} over {n} padded pixels")
             count = windows(n, kernel, stride, padding, dilation)
             if a["ceil_mode"] and count:
                 reach = n + 2 * padding - (dilation * (kernel - 1) + 1)
