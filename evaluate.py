@@ -10,10 +10,10 @@ from typing import Any
 import hydra
 import yaml
 from omegaconf import DictConfig, OmegaConf
-from rich.console import Console
 
 from sparsign.configs.evaluation import register
 from sparsign.configs.options import check
+from sparsign.configs.screen import screen
 from sparsign.evaluation.rebuild import test_batches
 from sparsign.evaluation.report import evaluate_packed
 from sparsign.evaluation.storage import storage_table
@@ -45,7 +45,7 @@ def repacked(config: DictConfig) -> float:
     folder = RunFolder(config.run)
     check_output(output_folder(config, folder.packed))
     with folder.locked():
-        new = repack(folder, config.dataset.root, config.leftovers, Console())
+        new = repack(folder, config.dataset.root, config.leftovers, screen())
         try:
             return measured(config, new, folder.packed)["accuracy"]["top1"]
         finally:
@@ -70,7 +70,7 @@ def measured(config: DictConfig, path: Path, place: Path) -> dict[str, Any]:
     root = data.root if data.root is not None else root_of_run(path.parent)
     packed = read(path, Limits.at_most(**config.limits))
     batches = test_batches(packed, root, data.download, data.workers)
-    console = Console()
+    console = screen()
     with phase(console, "testing and timing"):
         report = evaluate_packed(path, batches, OmegaConf.to_container(config.latency), data.limit, packed)
     report["packed"] = str(place)

@@ -15,12 +15,14 @@ from rich.console import Console
 
 from sparsign.compressors import registry
 from sparsign.configs import schema
+from sparsign.configs.screen import screen
 from sparsign.pipeline import build, origin, plugins, ranks
 from sparsign.pipeline.cli import fails_in_one_line, resume_hint, run_cli
 from sparsign.pipeline.failures import goes_on
 from sparsign.pipeline.folder import RunFolder
 from sparsign.pipeline.naming import near, no_empty_folders, register_resolvers
 from sparsign.pipeline.phases import phase
+from sparsign.pipeline.plan import without_effect
 from sparsign.pipeline.stages import prepare, run_stages
 from sparsign.pipeline.tracking import NoTracker, measured
 from sparsign.pipeline.trained import Trained
@@ -69,7 +71,7 @@ def run(config: DictConfig, path: str | Path, sweep: Path | None = None) -> dict
     if sweep is not None and ranks.size() > 1:
         raise ValueError(f"-m: a sweep runs in one process, not in {ranks.size()}; expected one job per torchrun")
     ranks.start(config.trainer.devices, build.device(config))
-    folder, console = RunFolder(ranks.from_main(path)), Console(quiet=not ranks.is_main())
+    folder, console = RunFolder(ranks.from_main(path)), screen(quiet=not ranks.is_main())
     if config.resume and not folder.path.is_dir():
         raise ValueError(f"resume={config.resume}: there is no such folder")
     with folder.locked() if ranks.is_main() else nullcontext():
@@ -99,6 +101,8 @@ def _run(
         with resume_hint(folder, console):
             beside = _float_beside(config)
             trained = prepare(config, folder, _cache(config, sweep))
+            for word in without_effect(_words(), trained.compressor, trained.plan):
+                console.print(f"warning: {word}", soft_wrap=True)
             stages, options = [plan.told for plan in trained.plan], build.plain(config)
             if ranks.is_main():
                 folder.claim(options, resume)
@@ -116,6 +120,11 @@ def _run(
     finally:
         tracker.close(failed)
     return proved(report)
+
+
+def _words() -> list[str]:
+    """The options on the command line; none where a run was not started from one."""
+    return list(HydraConfig.get().overrides.task) if HydraConfig.initialized() else []
 
 
 def _cache(config: DictConfig, sweep: Path | None) -> Path | None:

@@ -21,13 +21,13 @@ import hydra
 import pytorch_lightning as pl
 import torch
 from omegaconf import DictConfig
-from rich.console import Console
 from rich.table import Table
 from torch import nn
 
 from sparsign.compressors import registry
 from sparsign.compressors.base import Recipe, Stage
 from sparsign.configs import schema
+from sparsign.configs.screen import screen
 from sparsign.evaluation.report import environment
 from sparsign.kernels.engine import native
 from sparsign.kernels.training import sign_convs
@@ -86,7 +86,7 @@ def main(config: DictConfig) -> None:
         if compressor.recipe(stage).epochs:
             measure(config, table, stage, recipe, (bare, net), compressor, data)
         compressor.finish(net, stage)
-    Console().print(table)
+    screen().print(table)
     print(where(config))
 
 

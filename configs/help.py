@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import shutil
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, ListConfig, OmegaConf
-from rich.console import Console
 from rich.table import Column, Table
 from rich.text import Text
 
 from sparsign.configs.members import names as names_of
 from sparsign.configs.options import STAGE_KINDS, allowed
+from sparsign.configs.screen import screen
 
 MOST_LISTED = 20
 
@@ -59,7 +57,7 @@ def overview(_root_: DictConfig) -> str:
         for name, text, limits in options(node, f"{group}." if group else ""):
             table.add_row(Text(f"  {name}"), Text.assemble(text, "  " * bool(limits), (limits, "cyan")))
         table.add_row()
-    console = Console(width=shutil.get_terminal_size((120, 0)).columns, force_terminal=sys.stdout.isatty())
+    console = screen()
     with console.capture() as captured:
         console.print(table)
     return "\n".join(line.rstrip() for line in captured.get().rstrip().splitlines()).replace("$", "$$")

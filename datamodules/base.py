@@ -1,6 +1,7 @@
 """What every image data set has in common: its options and what a stage asks of it."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -127,11 +128,20 @@ class ImageData:
 
 
 def fetch_or_explain(fetch: Callable[[], None], title: str, root: Path) -> None:
-    """Download; whatever goes wrong becomes one clear FileNotFoundError that names the root and the cause."""
+    """Download; whatever goes wrong becomes one clear FileNotFoundError that names the root and the cause.
+
+    The root is made where only it is missing: a path that goes on from nowhere is a slip of the pen.
+    """
+    if not root.parent.is_dir():
+        raise FileNotFoundError(f"dataset.root={root}: there is no folder {root.parent}")
+    made = not root.exists()
     try:
-        root.mkdir(parents=True, exist_ok=True)
+        root.mkdir(exist_ok=True)
         fetch()
     except (OSError, RuntimeError) as error:
+        if made:
+            with suppress(OSError):
+                root.rmdir()  # if nothing came
         cause = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise FileNotFoundError(
             f"dataset.root={root} holds no {title} and the download failed ({cause}); put the files there by hand"

@@ -82,14 +82,15 @@ class StreamedImages(ImageData):
         return self._loader(files, [(i, 0, self.image_size) for i in range(rank, len(files), world_size)], False, False)
 
     def _loader(self, files: Listing, order: Any, augment: bool, drop_last: bool) -> "StreamLoader":
-        pool = {"prefetch_factor": self.prefetch_factor, "persistent_workers": True} if self.workers else {}
+        workers = min(self.workers, processors())
+        pool = {"prefetch_factor": self.prefetch_factor, "persistent_workers": True} if workers else {}
         batches = DataLoader(
             ImageFiles(files, self.flip if augment else "none", augment),
             self.batch_size,
             sampler=order,
             drop_last=drop_last,
             collate_fn=collate,
-            num_workers=self.workers,
+            num_workers=workers,
             generator=torch.Generator(),  # the DataLoader's own draws would touch the stream of dropout
             pin_memory=torch.device(self.device).type == "cuda",
             **pool,
@@ -104,6 +105,11 @@ class StreamedImages(ImageData):
             raise ValueError(
                 f"dataset.pad_mode={self.pad_mode} does not suit {self.title}, whose crops need no padding"
             )
+
+
+def processors() -> int:
+    """Those that this process may use: more workers would only take turns."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 class ImageFiles(Dataset[Any]):

@@ -14,7 +14,10 @@ def float_accuracy(folder: str | Path, model: str, dataset: str) -> float:
         FileNotFoundError: no such run, or one that is not finished.
         ValueError: one line: another network or data set, or a run without a float network.
     """
-    report = read_report(Path(folder) / "report.json")
+    try:
+        report = read_report(Path(folder) / "report.json")
+    except (ValueError, FileNotFoundError) as error:
+        raise type(error)(f"baseline={folder}: expected the folder of a finished run ({error})") from None
     for name, asked in (("model", model), ("dataset", dataset)):
         if report[name] != asked:
             raise ValueError(f"baseline={folder}: has {name}={report[name]}, expected {asked} as in this run")

@@ -71,7 +71,10 @@ KEYS: dict[str, tuple[tuple[type, ...], str]] = {
     ),
     "reload.epsilon": ((*NUMBER, NONE), "margins of the two largest logits below this are close calls"),
     "reload.bit_equal": ((bool, NONE), "all logits are the same to the bit, null where not all images were run"),
-    "reload.max_logit_error": ((*NUMBER, NONE), "largest absolute difference of the logits kept in the file"),
+    "reload.max_logit_error": (
+        (*NUMBER, NONE),
+        "largest absolute difference of the logits kept in the file, the first few of the first image",
+    ),
     "reload.compared_images": ((int,), "images whose predictions were compared"),
     "theory.label": (TEXT, "always `theoretical`"),
     "theory.s1": (NUMBER, "STQ-Nets' S1 of the layers counted: 64 binary, 58 with scale factors, 1 with float inputs"),

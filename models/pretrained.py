@@ -7,6 +7,7 @@ import os
 import re
 import zipfile
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -15,6 +16,8 @@ from torch import Tensor, nn
 from sparsign.models.cutting import cut
 
 SHOWN = 3  # how many offending names an error line carries
+PACKED = b"SPARSIGN"
+"""How a packed file starts."""
 UNDER = ("model", "net", "state_dict", "model_state_dict")
 PREFIXES = ("module.", "model.", "net.", "_orig_mod.")
 TRANSFORM = re.compile(r"^(?P<tensor>.*parametrizations\.\w+)\.\d+\._extra_state$")
@@ -86,7 +89,11 @@ def read_tensors(path: Path) -> Any:
     except ValueError:
         raise
     except Exception as error:  # torch raises many kinds for files that are damaged or hold more than tensors
+        if path.read_bytes().startswith(PACKED):
+            raise ValueError("a packed file; expected a run folder, or weights that torch.save wrote") from None
         cause = str(error).splitlines()[0] if str(error) else type(error).__name__
+        if isinstance(error, UnpicklingError):  # torch's own text advises to switch its guard off
+            cause = "not what torch.save writes, or more in it than tensors and plain containers"
         raise ValueError(f"no readable weights file ({cause})") from error
 
 

@@ -58,7 +58,7 @@ def main(arguments: list[str] | None = None) -> int:
         try:
             print(f"{path}\n{table(read(path))}\ncrc32 {zlib.crc32(path.read_bytes()):08x}")
         except (ValueError, OSError) as error:
-            print(error, file=sys.stderr)
+            print(f"error: {error}", file=sys.stderr)
             failed = 1
     return failed
 

@@ -11,9 +11,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-from rich.console import Console
 from rich.table import Column, Table
 
+from sparsign.configs.screen import screen
 from sparsign.papers import reproduce
 from sparsign.papers.acceptance import load_claims
 from sparsign.papers.checkout import output
@@ -35,9 +35,9 @@ def run_rows(options: argparse.Namespace) -> None:
     rows = reproduce.choose(load_experiments(), options.wanted, options.dataset)
     ledger, targets = load_ledger(), load_targets()[1]
     overrides = [*options.options, *([f"dataset.root={options.root}"] if options.root else [])]
-    costs = ["images/s", "hours"] if options.forecast else []
+    costs = ["images/s", Column("hours", overflow="fold")] if options.forecast else []
     table = Table(Column("experiment", overflow="fold"), "the row's numbers", "state", *costs)
-    failed, missing = [], []
+    failed, missing, unknown = [], [], []
     for row in rows:
         now = reproduce.state(row, ledger, options.runs)
         missing += [row] if now.startswith(("missing", "begun")) else []
@@ -47,11 +47,13 @@ def run_rows(options: argparse.Namespace) -> None:
                 told = reproduce.forecast(row, overrides)
                 cost = [f"{told.images_per_s:.0f}", f"{told.hours:.1f} ({told.epochs} epochs)"]
             except ValueError as error:
-                cost = ["–", str(error)]
+                cost, unknown = ["–", str(error)], [*unknown, row.name]
         table.add_row(row.name, reported(targets[row.target]) if row.target else "–", now, *cost)
-    Console().print(table)
+    screen().print(table)
     if not options.go:
         print(f"{len(missing)} of {len(rows)} are missing; --go runs them one by one and goes on with begun ones")
+        if unknown:
+            raise ValueError(f"{len(unknown)} of {len(rows)} forecasts failed: {', '.join(unknown)}")
         return
     for row in missing:
         words = reproduce.command(row, options.runs, overrides)

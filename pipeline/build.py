@@ -41,6 +41,11 @@ def validate(config: DictConfig) -> None:
     check(compressor(config), "compressor")  # first: its form is the model's
     for name in ("model", "dataset", "trainer", "logger", "schedule", "latency"):
         check(OmegaConf.to_object(config[name]), name)
+    if config.model.form != config.compressor.form:
+        raise ValueError(
+            f"model.form={config.model.form}: expected {config.compressor.form}, compressor.form of "
+            f"compressor={config.compressor.name}; change the form there"
+        )
     if config.leftovers not in PRECISIONS:
         raise ValueError(f"leftovers={config.leftovers}: expected a value in {' | '.join(PRECISIONS)}")
     for name in config.objective:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -12,6 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
 from sparsign.compressors.base import Compressor, Recipe, Stage
+from sparsign.configs.options import STAGE_KINDS
 from sparsign.models.pretrained import weights_file
 from sparsign.pipeline import build, optim
 
@@ -80,6 +82,20 @@ def _stages_to_cut(config: DictConfig, stages: list[Stage]) -> list[Stage]:
             raise ValueError(f"schedule.{kind}.cut=true: {reason}; expected false")
         found.append(mine[-1])
     return found
+
+
+def without_effect(overrides: Sequence[str], compressor: Compressor, plans: list[StagePlan]) -> list[str]:
+    """`schedule.prune.epochs=2: twn has no stage prune`, of every such word on the command line.
+
+    No error: a sweep gives all its methods the same words.
+    """
+    kinds = {plan.stage.kind for plan in plans}
+    found = [(word, re.match(r"\+*schedule\.(\w+)\.", word)) for word in overrides]
+    return [
+        f"{word}: has no effect, {compressor.name} has no stage {kind[1]}"
+        for word, kind in found
+        if kind and kind[1] in STAGE_KINDS and kind[1] not in kinds
+    ]
 
 
 def _kinds(compressor: Compressor) -> list[Stage]:

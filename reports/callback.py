@@ -6,7 +6,8 @@ from typing import Any
 
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
-from rich.console import Console
+
+from sparsign.configs.screen import screen
 
 
 class SweepSummary(Callback):
@@ -17,4 +18,4 @@ class SweepSummary(Callback):
 
         table = summarise(config.hydra.sweep.dir)
         if table is not None:
-            Console().print(table)
+            screen().print(table)

@@ -86,7 +86,7 @@ def render(report: dict[str, Any], metrics: Sequence[dict[str, Any]] = ()) -> st
 
 def _headline(report: dict[str, Any]) -> list[tuple[str, str, bool]]:
     sizes, structure = report["size"], report["structure"]
-    proved, _ = reload_line(report["reload"])
+    proved, _ = reload_line(report)
     entries = [
         (percent(report["accuracy"]["top1"]), f"top-1: {before_after(report)}", False),
         (f"{sizes['compression_ratio']:.1f}×", f"smaller: {size(sizes['packed_bytes']).split(' (')[0]}", False),
@@ -123,7 +123,7 @@ def _summary(report: dict[str, Any]) -> list[tuple[str, str]]:
         ("Theoretical bits", f"{sizes['theoretical_bits']:,}"),
         ("Conv layers only", f"{size(conv['float_bytes'])} in fp32, {size(conv['packed_bytes'])} on disk"),
         ("Codes at 2 bits, gzip, xz", ", ".join(f"{sizes['codes'][k]:,}" for k in ("packed", "gzip", "xz"))),
-        ("Reload", reload_line(report["reload"])[1]),
+        ("Reload", reload_line(report)[1]),
     ]
     rows += [(f"Theoretical speed-up, {of}", text) for of, text in speedups(theory)]
     rows.append(("S1", f"{theory['s1']}: {theory['s1_reason']}"))

@@ -63,13 +63,19 @@ def speedups(theory: dict[str, Any]) -> list[tuple[str, str]]:
     return found
 
 
-def reload_line(reload: dict[str, Any]) -> tuple[bool | None, str]:
+def reload_line(report: dict[str, Any]) -> tuple[bool | None, str]:
     """(proved, sentence) of the comparison with the trained network; proved is None for a file without a proof."""
+    reload = report["reload"]
     if reload["identical_predictions"] is None:
         return None, "the file carries no proof"
     same = "identical" if reload["identical_predictions"] else "DIFFERENT"
     text = f"{same} predictions on {reload['compared_images']:,} images"
-    return reload["identical_predictions"], f"{text}, logits differ by at most {reload['max_logit_error']:.2g}"
+    if reload["bit_equal"] is None:
+        return reload["identical_predictions"], f"{text}, the first of those it was proved on"
+    close = report["accuracy"]["images"] - reload["compared_images"]
+    text += f" ({close} too close to call)" if close else ""
+    error = f"the first image's logits differ by at most {reload['max_logit_error']:.2g}"
+    return reload["identical_predictions"], f"{text}, {'logits equal to the bit' if reload['bit_equal'] else error}"
 
 
 def fastest(report: dict[str, Any]) -> dict[str, Any] | None:
@@ -99,7 +105,7 @@ def summary(report: dict[str, Any], folder: str | Path) -> Table:
     table.add_row("parameters kept", kept)
     table.add_row("fp32", size(sizes["float_bytes"]))
     table.add_row("on disk", f"{size(sizes['packed_bytes'])}, {sizes['compression_ratio']:.1f} times smaller")
-    proved, text = reload_line(report["reload"])
+    proved, text = reload_line(report)
     table.add_row("reloaded", f"[red]{text}[/]" if proved is False else text)
     row = fastest(report)
     if row:

@@ -48,6 +48,7 @@ TYPED = {
     "model.num_classes=7": "model.num_classes=7: expected 10, dataset.num_classes of dataset=digits",
     "model.image_size=64": "model.image_size=64: expected 32, dataset.image_size of dataset=digits",
     "image_size=64": "image_size: no such option; known:",
+    "model.form=float": "model.form=float: expected fbin, compressor.form of compressor=stq_a",
     "dataset.name=mnist": "dataset.name=mnist: expected digits; to change the dataset, say dataset=mnist",
     "model.name=vgg11": "model.name=vgg11: expected resnet18; to change the model, say model=vgg11",
     "schedule.prune.gamma=x": "schedule.prune.gamma=x: expected a value in (0, 1]",

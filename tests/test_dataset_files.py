@@ -108,6 +108,15 @@ def test_a_failing_download_is_one_clear_line(tmp_path, monkeypatch):
     with pytest.raises(FileNotFoundError, match="download failed") as error:
         make(TinyCifar10, tmp_path / "new", download=True).load()
     one_line(error, tmp_path / "new", "Error downloading")
+    assert not (tmp_path / "new").exists()
+
+
+def test_nothing_is_downloaded_into_a_folder_whose_parent_is_not_there(tmp_path, monkeypatch):
+    monkeypatch.setattr(TinyCifar10, "torchvision_class", lambda *_, **__: pytest.fail("downloaded"))
+    with pytest.raises(FileNotFoundError, match="there is no folder") as error:
+        make(TinyCifar10, tmp_path / "slip" / "cifar", download=True).load()
+    one_line(error, tmp_path / "slip" / "cifar", tmp_path / "slip")
+    assert not list(tmp_path.iterdir())
 
 
 def test_download_is_read_afterwards(tmp_path, monkeypatch):

@@ -26,7 +26,7 @@ from sparsign.evaluation.repack import repack
 from sparsign.packing.file import read
 from sparsign.pipeline import build, origin
 from sparsign.pipeline.folder import RunFolder
-from sparsign.pipeline.plan import resolve
+from sparsign.pipeline.plan import resolve, without_effect
 from sparsign.pipeline.tracking import CsvTracker
 from sparsign.reports.record import ledger_row
 from tests.conftest import TINY_DATA
@@ -93,6 +93,15 @@ def test_a_cap_of_the_rate_is_told(configuration):
     config = configuration("compressor=ptq", "model=lenet5", "schedule=paper")
     told = [plan.told for plan in resolve(config, build.compressor(config), build.model(config))]
     assert [(t["name"], t["lr"]) for t in told] == [("pretrain", 0.02), ("prune", 0.02), ("quantize", 0.01)]
+
+
+def test_words_for_a_stage_that_the_method_lacks_are_told(configuration):
+    config = configuration("compressor=twn", "model=lenet5", "schedule=smoke")
+    twn = build.compressor(config)
+    plans = resolve(config, twn, build.model(config))
+    words = ["compressor=twn", "schedule.prune.epochs=2", "+schedule.quantize.lr=0.1", "schedule.teacher=a"]
+    told = without_effect(words, twn, plans)
+    assert told == ["schedule.prune.epochs=2: has no effect, twn has no stage prune"]
 
 
 def test_report_agrees_with_the_file_and_proves_the_reload(finished):

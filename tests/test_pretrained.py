@@ -1,6 +1,7 @@
 """Float weights as people have them: whatever they lie under and are called, or one line that says what is wrong."""
 
 import os
+from pathlib import Path
 
 import pytest
 import torch
@@ -99,8 +100,14 @@ class Runs:
 
 def test_nothing_in_a_file_is_executed(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    refusal(tmp_path / "a.pt", {"state_dict": state(), "other": Runs()})
+    assert "weights_only" not in refusal(tmp_path / "a.pt", {"state_dict": state(), "other": Runs()})
     assert not (tmp_path / "executed").exists()
+
+
+def test_a_packed_file_is_called_one(tmp_path):
+    packed = Path(__file__).parent.parent / "zoo" / "lenet5_smallest.sparsign"
+    (tmp_path / "a.pt").write_bytes(packed.read_bytes())
+    assert "a packed file; expected a run folder, or weights" in refusal(tmp_path / "a.pt", None)
 
 
 def test_damage_is_seen_by_checksums_and_by_the_digest_in_a_released_files_name(tmp_path):

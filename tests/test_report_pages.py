@@ -25,7 +25,7 @@ def test_terminal_table_holds_what_matters():
         "95.00 % (binary weights and inputs, unpruned) → 90.00 %",
         "162 of 216",
         "1.0 kB (1,000 bytes)",
-        "identical predictions on 10,000 images",
+        "identical predictions on 10,000 images, logits equal to the bit",
     ):
         assert part in text
     assert "native: 0.50 ms, 8.00 times torch fp32" in text
@@ -33,6 +33,10 @@ def test_terminal_table_holds_what_matters():
     for part in ("85.3 = 64 × 1.33 (by units)", "80.0 = 64 × 1.25 (by multiply-accumulates)", "12.5 (network"):
         assert part in text
     assert "97.00 %" in text_of(table.summary(a_report(float_top1=0.97), "out")).split("float network")[1]
+    other = a_report()
+    other["reload"] |= {"bit_equal": False, "max_logit_error": 2.5e-6, "compared_images": 9997}
+    told = table.reload_line(other)[1]
+    assert told.endswith("(3 too close to call), the first image's logits differ by at most 2.5e-06")
     broken = a_report()
     broken["reload"]["identical_predictions"] = False
     assert "DIFFERENT" in text_of(table.summary(broken, "out"))

@@ -5,8 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from rich.console import Console
-
+from sparsign.configs.screen import screen
 from sparsign.reports.diff import tables
 
 
@@ -16,6 +15,6 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-    console = Console()
+    console = screen()
     for table in tables(options.a, options.b):
         console.print(table)
