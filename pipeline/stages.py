@@ -14,6 +14,7 @@ from rich.console import Console
 from torch import Tensor
 
 from sparsign.compressors.pruning.weights_left import weights_left
+from sparsign.models.checks import check_bf16_gradients
 from sparsign.models.cutting import cut, cuts
 from sparsign.pipeline import build, ranks, shared
 from sparsign.pipeline.adapt import reestimate_batchnorm
@@ -40,6 +41,9 @@ def prepare(config: DictConfig, folder: RunFolder, cache: Path | None = None) ->
     if ranks.is_main():
         ranks.barrier()
     model = build.model(config).to(device)
+    if device.type == "cpu" and build.uses_bf16(config):
+        sides = {config.dataset.image_size, config.dataset.crop_size or config.dataset.image_size}
+        check_bf16_gradients(model, config.dataset.channels, sides)
     compressor = build.compressor(config)
     check_layer_patterns(compressor, model)
     example = next(iter(data.test_dataloader()))[0][:1]

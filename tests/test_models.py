@@ -11,7 +11,7 @@ from torch import fx, nn
 
 from sparsign.models.alexnet import alexnet
 from sparsign.models.chain import ORDERS
-from sparsign.models.checks import check_takes
+from sparsign.models.checks import check_bf16_gradients, check_takes
 from sparsign.models.lenet import lenet5
 from sparsign.models.mobilenet import mobilenet_v2
 from sparsign.models.nin import nin
@@ -327,6 +327,18 @@ def test_released_weights_that_do_not_fit_are_refused(tmp_path):
     released(resnet20(10, 3, 32, "float"), path, extra=torch.zeros(1))
     with pytest.raises(ValueError, match=r"unknown 1 \(extra\)"):
         load_pretrained(resnet20(10, 3, 32, "float"), path)
+
+
+def test_a_stride_past_the_map_is_refused_under_bf16():
+    def net(stride, padding, kernel=3):
+        return nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Conv2d(4, 8, kernel, stride, padding)).train()
+
+    ends = net(3, 1)  # 4x4 -> 2x2, strided over by 3
+    with pytest.raises(ValueError, match=r"^trainer.precision=bf16: 2 strides \(3, 3\) over a map of 2x2, and"):
+        check_bf16_gradients(ends, 3, [8, 4])
+    assert ends.training and not ends[2]._forward_pre_hooks and not ends[1].num_batches_tracked
+    for fits, side in ((net(3, 1), 5), (net(2, 1), 4), (net(3, 0, kernel=1), 4)):
+        check_bf16_gradients(fits, 3, [side])
 
 
 @pytest.mark.parametrize("content", [b"", b"not a checkpoint", None])

@@ -59,7 +59,9 @@ def test_a_run_that_cannot_start_is_told_with_its_own_last_line():
 def test_a_failed_forecast_is_told_whole_and_fails_the_command(capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "200")
     with pytest.raises(SystemExit) as end:
-        main(["reproduce", "admm_lenet5_mnist_348x", "--runs", "/nonexistent", "--forecast", "--root", "/nowhere/at/all"])
+        main(
+            ["reproduce", "admm_lenet5_mnist_348x", "--runs", "/nonexistent", "--forecast", "--root", "/nowhere/at/all"]
+        )
     assert "1 of 1 forecasts failed: admm_lenet5_mnist_348x" in str(end.value.code)
     assert "there is no folder /nowhere/at" in " ".join(capsys.readouterr().out.split())
 
