@@ -112,7 +112,7 @@ class TrainerConfig:
     precision: str = option("auto", "auto = bf16 where the device is fast at it", choices=("auto", "fp32", "bf16"))
     channels_last: bool = option(True, "NHWC memory format")
     compile: bool = option(False, "torch.compile the network")
-    kernels: bool = option(True, "sum convs of signs by the compiled engine, where it was built for the CPU; same bits in bf16")
+    kernels: bool = option(True, "sum convs of signs by the compiled engine, where it was built for the CPU")
     deterministic: bool = option(True, "only deterministic operations")
     threads: int | None = option(None, "CPU threads; null = torch's default", ge=1, le=1024)
     progress: bool = option(True, "live progress bar per stage")
