@@ -212,7 +212,9 @@ class Interrupting(CsvTracker):
         signal.raise_signal(signal.SIGINT)
 
 
-def test_interrupt_says_how_to_resume(configuration, tmp_path, capsys):
+def test_interrupt_says_how_to_resume(configuration, tmp_path, capsys, request):
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
+    request.addfinalizer(lambda: signal.signal(signal.SIGINT, before))
     config = configuration(*TINY, "schedule=smoke", "schedule.pretrain.epochs=2", "trainer.progress=false")
     config.logger._target_ = f"{__name__}.Interrupting"
     with pytest.raises(SystemExit) as caught:
