@@ -30,7 +30,7 @@ from sparsign.configs import schema
 from sparsign.configs.screen import screen
 from sparsign.evaluation.report import environment
 from sparsign.kernels.engine import native
-from sparsign.kernels.training import sign_convs
+from sparsign.kernels.training import training_kernels
 from sparsign.pipeline import build, optim
 from sparsign.pipeline.cli import fails_in_one_line, run_cli
 from sparsign.pipeline.module import StageModule
@@ -59,7 +59,7 @@ def stage_images_per_s(config: DictConfig, module: StageModule, data: pl.Lightni
     module.on_epoch = rows.append
     trainer = build.trainer(config, 1, [])
     trainer.limit_train_batches = config.steps
-    with sign_convs(kernels and build.device(config).type == "cpu"):
+    with training_kernels(kernels and build.device(config).type == "cpu"):
         trainer.fit(module, data.train_dataloader())
     return rows[0]["images_per_s"]
 

@@ -18,7 +18,7 @@ class TestDataConfig:
     root: str | None = option(None, "folder with the data set's files; null = what the run's config.yaml says")
     download: bool = option(False, "fetch missing files through torchvision")
     limit: int | None = option(None, "use only that many test images", ge=1)
-    workers: int = option(0, "decoding processes, for data sets of image files", ge=0)
+    workers: int = option(0, "decoding processes, for data sets of image files; at most one a processor", ge=0)
 
 
 @dataclass

@@ -1,10 +1,9 @@
-"""What training does otherwise than torch, with torch's numbers: convolutions of signs by the compiled engine, exact
-integer sums forward and torch's gradients backward, and the gradient of PReLU."""
+"""Binary convolutions in training by the compiled engine: exact integer sums forward, torch's gradients backward."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -13,6 +12,7 @@ from torch.autograd.function import once_differentiable
 from torch.overrides import TorchFunctionMode
 
 from sparsign.kernels.engine import native
+from sparsign.kernels.prelu import Prelus
 
 Pair = tuple[int, int]
 SMALL = 64
@@ -20,9 +20,12 @@ SMALL = 64
 faster than oneDNN's convolution there (AVX2, one thread, batch 128)."""
 
 
-def sign_convs(wanted: bool) -> AbstractContextManager:
-    """`SignConvs` where it is wanted, and where the engine was built for instructions that make it worth it."""
-    return SignConvs() if wanted and native() is not None and native().isas()[0] != "generic" else nullcontext()
+@contextmanager
+def training_kernels(wanted: bool) -> Iterator[None]:
+    """`Prelus`, and `SignConvs` where the engine was built for instructions that make it worth it; nothing unwanted."""
+    engine = native() is not None and native().isas()[0] != "generic"
+    with Prelus() if wanted else nullcontext(), SignConvs() if wanted and engine else nullcontext():
+        yield
 
 
 class SignConvs(TorchFunctionMode):
@@ -31,8 +34,7 @@ class SignConvs(TorchFunctionMode):
     It looks at the numbers: activations 1, -1 and 0 (times one number, as dropout leaves them) and filters of one
     magnitude each, on the CPU in fp32, or under bf16 autocast without a bias. Every other convolution is torch's own.
     Without scales (BNN, STQ-A) the outputs are torch's to the bit; with them they are the exact sums, rounded once.
-    Gradients are torch's, in bf16 to the bit. So are those of every `prelu` on the CPU, whose backward is seven times
-    faster here (Zen 4, one thread, bf16): ReActNet's blocks have one behind every conv.
+    Gradients are torch's, in bf16 to the bit.
 
     isa: the instruction set; empty for the best.
     """
@@ -49,8 +51,6 @@ class SignConvs(TorchFunctionMode):
             y = self._convolved(*args, **kwargs)
             if y is not None:
                 return y
-        if func is torch.prelu and _takes_prelu(*args, **kwargs):
-            return prelu(*args, **kwargs)
         return func(*args, **kwargs)
 
     def _convolved(
@@ -106,41 +106,6 @@ class _Convolved(torch.autograd.Function):
         rest = (None, *map(list, ctx.geometry), False, [0, 0], 1, [for_x, for_weight and not by_taps, False])
         dx, dw, _ = torch.ops.aten.convolution_backward(grad, x, weight, *rest)
         return dx, weight_gradient(x, grad, weight.shape[2:], *ctx.geometry) if by_taps else dw, None, None
-
-
-def _takes_prelu(input: Tensor, weight: Tensor) -> bool:
-    """Whether nothing would be cast but the weight, and it has one slope a channel or one in all."""
-    cast = torch.is_autocast_enabled("cpu")
-    dtype = torch.get_autocast_dtype("cpu") if cast else weight.dtype
-    fits = input.dim() > 1 and weight.dim() == 1 and weight.numel() in (1, input.shape[1])
-    return fits and input.device.type == "cpu" and input.dtype == dtype and dtype in (torch.float32, torch.bfloat16)
-
-
-def prelu(input: Tensor, weight: Tensor) -> Tensor:
-    """x where x > 0, else w_c x, for x [N, C, ...] and w [C] or [1]."""
-    slopes = weight.to(input.dtype).view(1, -1, *[1] * (input.dim() - 2))
-    return _Prelu.apply(input, slopes)
-
-
-class _Prelu(torch.autograd.Function):
-    """dL/dx = g where x > 0, else w g; dL/dw = the sum of x g where x <= 0.
-
-    torch's kernel goes number by number and guesses every sign. These passes are vectorised; as one of two terms is
-    always 0, finite numbers come out with the same bits.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, slopes: Tensor) -> Tensor:
-        ctx.save_for_backward(x, slopes)
-        return torch.ops.aten._prelu_kernel(x, slopes)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor]:
-        x, slopes = ctx.saved_tensors
-        above = torch.ops.aten.threshold_backward(grad, x, 0)
-        below = grad - above
-        return torch.addcmul(above, below, slopes), (below * x).sum_to_size(slopes.shape)
 
 
 def weight_gradient(x: Tensor, grad: Tensor, kernel: Pair, stride: Pair, padding: Pair, dilation: Pair) -> Tensor:

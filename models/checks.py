@@ -41,8 +41,7 @@ def check_takes(net: nn.Module, channels: int, side: int, option: str) -> None:
 def check_bf16_gradients(net: nn.Module, channels: int, sides: Iterable[int]) -> None:
     """Raise ValueError for a padded convolution whose stride is larger than the map that it reads.
 
-    torch 2.14 takes the bf16 gradient of such a weight on CPUs from memory that nobody has written (of 1,092 geometries
-    those 78 were wrong and no other).
+    torch 2.14 takes the bf16 gradient of such a weight on CPUs from memory that nobody has written.
     """
     hooks, training, device = [], net.training, next(net.parameters()).device
     for name, conv in net.named_modules():

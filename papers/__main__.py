@@ -7,13 +7,14 @@ reproduce   list the rows that match a name, with what they cost here; run those
 from __future__ import annotations
 
 import argparse
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+from rich.console import Console
 from rich.table import Column, Table
 
-from sparsign.configs.screen import screen
 from sparsign.papers import reproduce
 from sparsign.papers.acceptance import load_claims
 from sparsign.papers.checkout import output
@@ -49,7 +50,7 @@ def run_rows(options: argparse.Namespace) -> None:
             except ValueError as error:
                 cost, unknown = ["–", str(error)], [*unknown, row.name]
         table.add_row(row.name, reported(targets[row.target]) if row.target else "–", now, *cost)
-    screen().print(table)
+    Console(width=shutil.get_terminal_size((120, 0)).columns).print(table)
     if not options.go:
         print(f"{len(missing)} of {len(rows)} are missing; --go runs them one by one and goes on with begun ones")
         if unknown:

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from sparsign.kernels.training import sign_convs
+from sparsign.kernels.training import training_kernels
 from sparsign.pipeline import build, ranks
 from sparsign.pipeline.checkpoints import MidStageCheckpoint
 from sparsign.pipeline.memory_format import lay_out
@@ -43,7 +43,7 @@ def fit(run: Trained, plan: StagePlan, tracker: Tracker, console: Console, title
     lay_out(run.model.train(), torch.channels_last if config.trainer.channels_last else torch.contiguous_format)
     run.data.trainer = trainer  # its loaders have this rank's share
     on_cpu = build.device(config).type == "cpu"
-    with sign_convs(config.trainer.kernels and on_cpu and not config.trainer.compile):
+    with training_kernels(config.trainer.kernels and on_cpu and not config.trainer.compile):
         trainer.fit(
             module,
             run.data.train_dataloader(),

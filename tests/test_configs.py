@@ -222,7 +222,7 @@ UPPER = {"pipeline", "kernels", "evaluation", "reports"} | PACKING
 FLOORS = {
     "models": {"models"},
     "datamodules": {"datamodules"},
-    "papers": {"papers", "configs"},
+    "papers": {"papers"},
     "configs": {"configs", "models"},
     "compressors": {"compressors", "configs", "models"},
     "packing": {"packing", "models"},

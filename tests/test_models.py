@@ -6,6 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 from hydra.utils import instantiate
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
 from omegaconf import OmegaConf
 from torch import fx, nn
 
@@ -339,6 +341,28 @@ def test_a_stride_past_the_map_is_refused_under_bf16():
     assert ends.training and not ends[2]._forward_pre_hooks and not ends[1].num_batches_tracked
     for fits, side in ((net(3, 1), 5), (net(2, 1), 4), (net(3, 0, kernel=1), 4)):
         check_bf16_gradients(fits, 3, [side])
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(1, 8), st.sampled_from([1, 2, 3, 5, 7]), st.integers(1, 4), st.integers(0, 3), st.integers(0, 99))
+def test_bf16_gradients_that_are_not_refused_are_right(side, kernel, stride, padding, seed):
+    """Of torch, which another release may change: against its own fp32."""
+    assume(padding < kernel <= side + 2 * padding)
+    torch.manual_seed(seed)
+    conv, images = nn.Conv2d(8, 16, kernel, stride, padding, bias=False), torch.randn(4, 8, side, side)
+    try:
+        check_bf16_gradients(nn.Sequential(conv), 8, [side])
+    except ValueError:
+        assert padding and stride > side
+        return
+    upstream, found = torch.randn_like(conv(images)), []
+    for bf16 in (True, False):
+        conv.zero_grad()
+        with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+            y = conv(images)
+        y.backward(upstream.to(y.dtype))
+        found.append(conv.weight.grad)
+    assert (found[0] - found[1]).abs().max() <= 0.05 * found[1].abs().max()
 
 
 @pytest.mark.parametrize("content", [b"", b"not a checkpoint", None])

@@ -37,6 +37,8 @@ def test_terminal_table_holds_what_matters():
     other["reload"] |= {"bit_equal": False, "max_logit_error": 2.5e-6, "compared_images": 9997}
     told = table.reload_line(other)[1]
     assert told.endswith("(3 too close to call), the first image's logits differ by at most 2.5e-06")
+    other["reload"] |= {"bit_equal": None, "compared_images": 16}
+    assert table.reload_line(other)[1] == "identical predictions on 16 images, the first of those it was proved on"
     broken = a_report()
     broken["reload"]["identical_predictions"] = False
     assert "DIFFERENT" in text_of(table.summary(broken, "out"))
