@@ -12,7 +12,7 @@ from torch.overrides import TorchFunctionMode
 
 
 class Prelus(TorchFunctionMode):
-    """Within this context every `prelu` on the CPU takes its gradient by `prelu` below; torch does what it would cast."""
+    """Within this context every `prelu` on the CPU that needs no cast takes its gradient by `prelu` below."""
 
     def __torch_function__(self, func: Callable, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
         kwargs = kwargs or {}

@@ -1,6 +1,7 @@
 """Networks: shapes, what they are made of, published weight counts, binary activations, released weights."""
 
 import operator
+import re
 from pathlib import Path
 
 import pytest
@@ -339,6 +340,9 @@ def test_a_stride_past_the_map_is_refused_under_bf16():
     with pytest.raises(ValueError, match=r"^trainer.precision=bf16: 2 strides \(3, 3\) over a map of 2x2, and"):
         check_bf16_gradients(ends, 3, [8, 4])
     assert ends.training and not ends[2]._forward_pre_hooks and not ends[1].num_batches_tracked
+    for one_way in ((3, 1), (1, 3)):
+        with pytest.raises(ValueError, match=re.escape(f"strides {one_way}")):
+            check_bf16_gradients(net(one_way, 1), 3, [4])
     for fits, side in ((net(3, 1), 5), (net(2, 1), 4), (net(3, 0, kernel=1), 4)):
         check_bf16_gradients(fits, 3, [side])
 
