@@ -39,13 +39,13 @@ def check_takes(net: nn.Module, channels: int, side: int, option: str) -> None:
 
 @torch.no_grad()
 def check_bf16_gradients(net: nn.Module, channels: int, sides: Iterable[int]) -> None:
-    """Raise ValueError for a padded convolution whose stride is larger than the map that it reads.
+    """Raise ValueError for a convolution whose stride is larger than the map that it reads.
 
     torch 2.14 takes the bf16 gradient of such a weight on CPUs from memory that nobody has written.
     """
     hooks, training, device = [], net.training, next(net.parameters()).device
     for name, conv in net.named_modules():
-        if isinstance(conv, nn.Conv2d) and any(conv.padding) and max(conv.stride) > 1:
+        if isinstance(conv, nn.Conv2d) and max(conv.stride) > 1:
             hooks.append(conv.register_forward_pre_hook(partial(_refuse_large_stride, name)))
     try:
         for side in sides:

@@ -343,7 +343,7 @@ def test_a_stride_past_the_map_is_refused_under_bf16():
     for one_way in ((3, 1), (1, 3)):
         with pytest.raises(ValueError, match=re.escape(f"strides {one_way}")):
             check_bf16_gradients(net(one_way, 1), 3, [4])
-    for fits, side in ((net(3, 1), 5), (net(2, 1), 4), (net(3, 0, kernel=1), 4)):
+    for fits, side in ((net(3, 1), 5), (net(2, 1), 4), (net(2, 0, kernel=1), 4)):
         check_bf16_gradients(fits, 3, [side])
 
 
@@ -357,7 +357,7 @@ def test_bf16_gradients_that_are_not_refused_are_right(side, kernel, stride, pad
     try:
         check_bf16_gradients(nn.Sequential(conv), 8, [side])
     except ValueError:
-        assert padding and stride > side
+        assert stride > side
         return
     upstream, found = torch.randn_like(conv(images)), []
     for bf16 in (True, False):
