@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from sparsign.kernels.engine import native
@@ -128,6 +128,40 @@ def test_look_ups_of_a_layer_in_bands_keep_fp32s_error(isa, levels, geometry):
     exact = F.conv2d(torch.from_numpy(images).double(), torch.from_numpy(weight).double(), **geometry)
     found = run(conv_network(isa, images, weight, exact.shape, False, **geometry), images)
     assert np.abs(found - exact.flatten(1).numpy()).max() <= 1.2e-6 * exact.abs().max()
+
+
+MAPS = st.lists(st.sampled_from(["as it is", "kept", "any", "none"]), min_size=1, max_size=4)
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@settings(max_examples=60, deadline=None)
+@given(st.integers(1, 150), st.integers(1, 150), st.integers(1, 5), st.integers(1, 5), MAPS, st.integers(0, 2**31))
+def test_a_gather_adds_every_channel_where_its_map_says(isa, inputs, outputs, h, w, maps, seed):
+    """Maps of pruned channels (sorted, with holes), any others (far apart, repeated), and strides."""
+    rng = np.random.default_rng(seed)
+    stride = int(rng.integers(1, 3))
+    images = rng.normal(size=(2, inputs, h * stride, w * stride)).astype(np.float32)
+    exact, sources, network = 0, [], N.Network(isa, images.shape[1:], False)
+    for kind in maps:
+        places = rng.integers(-1, inputs, outputs)
+        if kind == "kept":
+            places = np.full(outputs, -1)
+            kept = np.sort(rng.choice(outputs, min(inputs, outputs), replace=False))
+            places[kept] = np.arange(len(kept)) + rng.integers(0, inputs - len(kept) + 1)
+        elif kind == "none":
+            places = np.full(outputs, -1)
+        elif kind == "as it is":
+            places = np.arange(inputs)
+            if inputs != outputs:
+                continue
+        step = images[:, :, ::stride, ::stride]
+        exact = exact + np.where(places[None, :, None, None] < 0, np.float32(0), step[:, places])
+        sources.append(N.Source(0, stride, NO_MAP if kind == "as it is" else places.astype(np.int32)))
+    assume(sources)
+    value, chain = network.value(False, h, w, outputs), N.Chain()
+    chain.store(value)
+    network.gather(sources, (outputs, h, w), chain)
+    assert np.array_equal(run(flattened(network, value), images), exact.reshape(2, -1))
 
 
 @pytest.mark.parametrize("isa", ISAS)

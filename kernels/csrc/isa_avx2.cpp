@@ -14,10 +14,41 @@ using Eight = __m256;
 inline Eight load8(const float* x) { return _mm256_loadu_ps(x); }
 inline Eight multiply_add8(Eight a, float b, Eight c) { return _mm256_fmadd_ps(a, _mm256_set1_ps(b), c); }
 
-inline uint32_t sign_bits16(const float* x) {
+struct Sixteen {
+  __m256 low, high;
+};
+inline Sixteen all16(float x) { return {_mm256_set1_ps(x), _mm256_set1_ps(x)}; }
+inline Sixteen load16(const float* x) { return {_mm256_loadu_ps(x), _mm256_loadu_ps(x + 8)}; }
+inline Sixteen plus16(Sixteen a, Sixteen b) { return {_mm256_add_ps(a.low, b.low), _mm256_add_ps(a.high, b.high)}; }
+inline Sixteen times16(Sixteen a, Sixteen b) { return {_mm256_mul_ps(a.low, b.low), _mm256_mul_ps(a.high, b.high)}; }
+inline Sixteen multiply_add16(Sixteen a, Sixteen b, Sixteen c) {
+  return {_mm256_fmadd_ps(a.low, b.low, c.low), _mm256_fmadd_ps(a.high, b.high, c.high)};
+}
+inline Sixteen more16(Sixteen a, Sixteen b) {  // a > b ? a : b
+  return {_mm256_max_ps(a.low, b.low), _mm256_max_ps(a.high, b.high)};
+}
+inline Sixteen less16(Sixteen a, Sixteen b) {  // a < b ? a : b
+  return {_mm256_min_ps(a.low, b.low), _mm256_min_ps(a.high, b.high)};
+}
+inline void store16(float* to, Sixteen x) {
+  _mm256_storeu_ps(to, x.low);
+  _mm256_storeu_ps(to + 8, x.high);
+}
+inline __m256 pick8(Sixteen x, const uint8_t* lane) {
+  const __m256i lanes = _mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(lane)));
+  const __m256 low = _mm256_permutevar8x32_ps(x.low, lanes), high = _mm256_permutevar8x32_ps(x.high, lanes);
+  const __m256 picked = _mm256_blendv_ps(low, high, _mm256_castsi256_ps(_mm256_slli_epi32(lanes, 28)));
+  return _mm256_andnot_ps(_mm256_castsi256_ps(_mm256_cmpgt_epi32(lanes, _mm256_set1_epi32(15))), picked);
+}
+inline Sixteen pick16(const float* x, const Pick& pick) {
+  const Sixteen near = load16(x + pick.from);
+  return {pick8(near, pick.lane), pick8(near, pick.lane + 8)};
+}
+
+inline uint32_t sign_bits16(Sixteen x) {
   const __m256 zero = _mm256_setzero_ps();
-  const int low = _mm256_movemask_ps(_mm256_cmp_ps(_mm256_loadu_ps(x), zero, _CMP_GE_OQ));
-  const int high = _mm256_movemask_ps(_mm256_cmp_ps(_mm256_loadu_ps(x + 8), zero, _CMP_GE_OQ));
+  const int low = _mm256_movemask_ps(_mm256_cmp_ps(x.low, zero, _CMP_GE_OQ));
+  const int high = _mm256_movemask_ps(_mm256_cmp_ps(x.high, zero, _CMP_GE_OQ));
   return uint32_t(low | high << 8);
 }
 

@@ -13,9 +13,22 @@ using Eight = __m256;
 inline Eight load8(const float* x) { return _mm256_loadu_ps(x); }
 inline Eight multiply_add8(Eight a, float b, Eight c) { return _mm256_fmadd_ps(a, _mm256_set1_ps(b), c); }
 
-inline uint32_t sign_bits16(const float* x) {
-  return uint32_t(_mm512_cmp_ps_mask(_mm512_loadu_ps(x), _mm512_setzero_ps(), _CMP_GE_OQ));
+using Sixteen = __m512;
+inline Sixteen all16(float x) { return _mm512_set1_ps(x); }
+inline Sixteen load16(const float* x) { return _mm512_loadu_ps(x); }
+inline Sixteen plus16(Sixteen a, Sixteen b) { return _mm512_add_ps(a, b); }
+inline Sixteen times16(Sixteen a, Sixteen b) { return _mm512_mul_ps(a, b); }
+inline Sixteen multiply_add16(Sixteen a, Sixteen b, Sixteen c) { return _mm512_fmadd_ps(a, b, c); }
+inline Sixteen more16(Sixteen a, Sixteen b) { return _mm512_max_ps(a, b); }  // a > b ? a : b
+inline Sixteen less16(Sixteen a, Sixteen b) { return _mm512_min_ps(a, b); }  // a < b ? a : b
+inline void store16(float* to, Sixteen x) { _mm512_storeu_ps(to, x); }
+inline Sixteen pick16(const float* x, const Pick& pick) {
+  const __m512i lanes = _mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(pick.lane)));
+  const __mmask16 there = _mm512_cmplt_epu32_mask(lanes, _mm512_set1_epi32(16));
+  return _mm512_maskz_permutexvar_ps(there, lanes, _mm512_loadu_ps(x + pick.from));
 }
+
+inline uint32_t sign_bits16(Sixteen x) { return uint32_t(_mm512_cmp_ps_mask(x, all16(0), _CMP_GE_OQ)); }
 
 // Bits of x >= 0 and of x > 0; whether every number is size, -size or 0.
 inline bool signs16(const float* x, float size, uint32_t& not_negative, uint32_t& positive) {
@@ -48,10 +61,10 @@ struct Bits : Words {
               out[j] = words[((size_t(half + j) * c.planes + plane) * taps + t) * n + k];
   }
 
-  template <int P, int PLANES>
+  // P pixels x F registers of 8 filters.
+  template <int P, int PLANES, int F>
   static void count_tile(const Conv& c, const uint8_t* in, const int32_t* origin, int pixels, const uint64_t* w,
                          Count counts[][BLOCK]) {
-    constexpr int F = HALF / 8;
     const int n = words(c);
     const uint64_t* x[P];
     for (int p = 0; p < P; ++p)
@@ -79,6 +92,15 @@ struct Bits : Words {
         _mm256_store_si256(reinterpret_cast<__m256i*>(counts[p] + 8 * f), _mm512_cvtepi64_epi32(sums[p][f]));
   }
 
+  template <int P, int PLANES>
+  static void count_filters(const Conv& c, const uint8_t* in, const int32_t* origin, int pixels, const uint64_t* w,
+                            int filters, Count counts[][BLOCK]) {
+    if (filters > 24) return count_tile<P, PLANES, 4>(c, in, origin, pixels, w, counts);
+    if (filters > 16) return count_tile<P, PLANES, 3>(c, in, origin, pixels, w, counts);
+    if (filters > 8) return count_tile<P, PLANES, 2>(c, in, origin, pixels, w, counts);
+    count_tile<P, PLANES, 1>(c, in, origin, pixels, w, counts);
+  }
+
   static void count(const Conv& c, const uint8_t* in, int first, int pixels, int block, int channels,
                     Count counts[][BLOCK]) {
     const size_t filter = size_t(c.kh) * c.kw * words(c) * c.planes;
@@ -86,10 +108,11 @@ struct Bits : Words {
       const uint64_t* w = static_cast<const uint64_t*>(c.weights) + (block + half) * filter;
       Count(*to)[BLOCK] = reinterpret_cast<Count(*)[BLOCK]>(counts[0] + half);
       const int32_t* origin = c.origin + first;
-      if (pixels == 1)
-        c.planes == 1 ? count_tile<1, 1>(c, in, origin, pixels, w, to) : count_tile<1, 2>(c, in, origin, pixels, w, to);
-      else
-        c.planes == 1 ? count_tile<4, 1>(c, in, origin, pixels, w, to) : count_tile<4, 2>(c, in, origin, pixels, w, to);
+      const int filters = channels - half;
+      if (pixels == 1 && c.planes == 1) count_filters<1, 1>(c, in, origin, pixels, w, filters, to);
+      if (pixels == 1 && c.planes == 2) count_filters<1, 2>(c, in, origin, pixels, w, filters, to);
+      if (pixels > 1 && c.planes == 1) count_filters<4, 1>(c, in, origin, pixels, w, filters, to);
+      if (pixels > 1 && c.planes == 2) count_filters<4, 2>(c, in, origin, pixels, w, filters, to);
     }
   }
 };

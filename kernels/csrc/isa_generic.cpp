@@ -26,7 +26,29 @@ inline Eight multiply_add8(const Eight& a, float b, Eight c) {
   return c;
 }
 
-inline uint32_t sign_bits16(const float* x) {
+typedef float Sixteen __attribute__((vector_size(64)));  // gcc's and clang's, of whatever registers there are
+inline Sixteen all16(float x) { return x - Sixteen{}; }
+inline Sixteen load16(const float* x) {
+  Sixteen sixteen;
+  std::memcpy(&sixteen, x, sizeof sixteen);
+  return sixteen;
+}
+inline Sixteen plus16(Sixteen a, Sixteen b) { return a + b; }
+inline Sixteen times16(Sixteen a, Sixteen b) { return a * b; }
+inline Sixteen multiply_add16(Sixteen a, Sixteen b, Sixteen c) {
+  for (int i = 0; i < 16; ++i) a[i] = multiply_add(a[i], b[i], c[i]);
+  return a;
+}
+inline Sixteen more16(Sixteen a, Sixteen b) { return a > b ? a : b; }
+inline Sixteen less16(Sixteen a, Sixteen b) { return a < b ? a : b; }
+inline void store16(float* to, Sixteen x) { std::memcpy(to, &x, sizeof x); }
+inline Sixteen pick16(const float* x, const Pick& pick) {
+  Sixteen picked;
+  for (int i = 0; i < 16; ++i) picked[i] = pick.lane[i] == Pick::NOTHING ? 0.0f : x[pick.from + pick.lane[i]];
+  return picked;
+}
+
+inline uint32_t sign_bits16(Sixteen x) {
   uint32_t bits = 0;
   for (int i = 0; i < 16; ++i) bits |= uint32_t(x[i] >= 0) << i;
   return bits;

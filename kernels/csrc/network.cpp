@@ -306,6 +306,25 @@ void Network::pool(bool maximum, int in, const ConvSpec& s, std::array<int, 2> o
   add(step, {in}, output[0], output[1], v.c, chain, true);
 }
 
+// Where each sixteen of a map's outputs lies in a row of `ld` channels; none if one of them is spread wider than 16.
+static std::vector<Pick> picks_of(const std::vector<int32_t>& map, int ld) {
+  std::vector<Pick> picks;
+  for (size_t first = 0; first < map.size(); first += 16) {
+    const size_t end = std::min(map.size(), first + 16);
+    int32_t from = ld - 16;
+    for (size_t k = first; k < end; ++k)
+      if (map[k] >= 0) from = std::min(from, map[k]);
+    Pick pick{from, {}};
+    for (size_t k = first; k < first + 16; ++k) {
+      const int32_t lane = k < end && map[k] >= 0 ? map[k] - from : Pick::NOTHING;
+      if (lane >= 16 && lane != Pick::NOTHING) return {};
+      pick.lane[k - first] = uint8_t(lane);
+    }
+    picks.push_back(pick);
+  }
+  return picks;
+}
+
 void Network::gather(const std::vector<SourceSpec>& sources, std::array<int, 3> output, const ChainSpec& chain) {
   const auto [c, h, w] = output;
   for (int n : output) need(n >= 1 && n <= LIMIT, "a gather's output of a size outside 1 to 2^20");
@@ -314,6 +333,7 @@ void Network::gather(const std::vector<SourceSpec>& sources, std::array<int, 3> 
   step.kind = Step::GATHER;
   step.gather.count = int(sources.size());
   step.gather.oc = c, step.gather.oh = h, step.gather.ow = w;
+  step.gather.by_sixteens = true;
   std::vector<int> reads;
   for (size_t i = 0; i < sources.size(); ++i) {
     const SourceSpec& s = sources[i];
@@ -328,7 +348,10 @@ void Network::gather(const std::vector<SourceSpec>& sources, std::array<int, 3> 
     for (size_t block = 0; block < s.map.size(); block += BLOCK, starts.push_back(int32_t(ways.size())))
       for (size_t k = block; k < std::min(s.map.size(), block + BLOCK); ++k)
         if (s.map[k] >= 0) ways.push_back({int32_t(k - block), s.map[k]});
-    step.gather.sources[i] = {s.value, s.stride, s.map.empty() ? nullptr : keep(ways, 1), keep(starts, 0)};
+    const std::vector<Pick> picks = v.bits ? std::vector<Pick>() : picks_of(s.map, v.ld);
+    step.gather.by_sixteens &= !v.bits && (s.map.empty() || !picks.empty());
+    step.gather.sources[i] = {s.value, s.stride, s.map.empty() ? nullptr : keep(ways, 1), keep(starts, 0),
+                              picks.empty() ? nullptr : keep(picks, 0)};
     reads.push_back(s.value);
   }
   add(step, reads, h, w, c, chain, true);

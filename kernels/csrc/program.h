@@ -112,6 +112,13 @@ struct Pool {
   bool count_pad;
 };
 
+// Of 16 neighbouring outputs, where each one lies among 16 neighbouring channels.
+struct Pick {
+  static constexpr uint8_t NOTHING = 255;
+  int32_t from;
+  uint8_t lane[16];  // below 16, or NOTHING
+};
+
 // output[pixel][c] = sum over sources of source[pixel * stride][channel that goes to c], nothing where none does.
 struct Gather {
   struct Way {
@@ -121,7 +128,9 @@ struct Gather {
     int in, stride;
     const Way* ways;        // nullptr: channel c goes to c
     const int32_t* starts;  // [blocks + 1]: where each block's ways begin
+    const Pick* picks;      // [channels / 16]: the same by sixteens; nullptr: c goes to c, or some ways are too far apart
   } sources[MAX_SOURCES];
+  bool by_sixteens;  // every source is floats, and picked or as it is
   int count;
   int oh, ow, oc;
 };

@@ -1,123 +1,138 @@
 // The steps of a program, compiled once per instruction set. The including file has defined, in the same unnamed
-// namespace: `sign_bits16`, `signs16`, `Eight` floats, the `Bits` kernel of convolutions over signs, the `Floats` kernel of
+// namespace: `sign_bits16`, `signs16`, `Eight` and `Sixteen` floats, the `Bits` kernel of convolutions over signs, the `Floats` kernel of
 // those over floats, and the `BinaryTables` and `TernaryTables` of lookup.inl.
 //
 // Every step makes tiles, in the first-level cache, and hands them to `finish`.
 
-template <class F>
-inline void each16(Tile& tile, int pixels, int lanes, F f) {
-  for (int p = 0; p < pixels; ++p)
-    for (int j = 0; j < lanes; j += 16) f(tile.v[p] + j, p, j);
+constexpr int FOUR = 4;  // pixels at a time
+
+template <int P, int J, class F>
+inline void every(Sixteen (&x)[P][J], F f) {
+#pragma GCC unroll 4
+  for (int k = 0; k < J; ++k)
+#pragma GCC unroll 4
+    for (int p = 0; p < P; ++p) x[p][k] = f(x[p][k], p, 16 * k);
 }
 
-// The chain on a tile: pixels first .. first + pixels, channels block .. block + channels of one image.
-inline void finish(const Chain& chain, const Frame& f, int image, Tile& tile, int first, int pixels, int block,
-                   int channels) {
-  const int lanes = round_up(channels, 16);
+template <int P, int J, class F>
+inline void every_float(Sixteen (&x)[P][J], F f) {
+  every(x, [=](Sixteen y, int, int) {
+    alignas(64) float v[16];
+    store16(v, y);
+    for (float& z : v) z = f(z);
+    return load16(v);
+  });
+}
+
+// The chain on P pixels x J sixteens of channels from block + j on, of which the first `channels` are there. All of them
+// stay in registers where there are enough.
+template <int P, int J>
+inline void finish_sixteens(const Chain& chain, const Frame& f, int image, float (*tile)[BLOCK], int first, int block,
+                            int j, int channels) {
+  const int at = block + j;
+  Sixteen x[P][J];
+  every(x, [=](Sixteen, int p, int k) { return load16(tile[p] + j + k); });
   for (const Op* op = chain.ops; op != chain.ops + chain.count; ++op) {
-    const float *a = op->a + block, *b = op->b + block;
+    const float *a = op->a + at, *b = op->b + at;
     switch (op->kind) {
       case Op::AFFINE:
-        each16(tile, pixels, lanes, [=](float* x, int, int j) {
-          for (int i = 0; i < 16; ++i) x[i] = multiply_add(x[i], a[j + i], b[j + i]);
-        });
+        every(x, [=](Sixteen y, int, int k) { return multiply_add16(y, load16(a + k), load16(b + k)); });
         break;
       case Op::SCALE:
-        each16(tile, pixels, lanes, [=](float* x, int, int j) {
-          for (int i = 0; i < 16; ++i) x[i] *= a[j + i];
-        });
+        every(x, [=](Sixteen y, int, int k) { return times16(y, load16(a + k)); });
         break;
       case Op::SHIFT:
-        each16(tile, pixels, lanes, [=](float* x, int, int j) {
-          for (int i = 0; i < 16; ++i) x[i] += b[j + i];
-        });
+        every(x, [=](Sixteen y, int, int k) { return plus16(y, load16(b + k)); });
         break;
-      case Op::CLAMP: {
-        const float low = op->low, high = op->high;
-        each16(tile, pixels, lanes, [=](float* x, int, int) {
-          for (int i = 0; i < 16; ++i) {
-            const float y = x[i] < low ? low : x[i];
-            x[i] = y > high ? high : y;
-          }
+      case Op::CLAMP: {  // a number that is none stays so
+        const Sixteen low = all16(op->low), high = all16(op->high);
+        every(x, [=](Sixteen y, int, int) { return less16(high, more16(low, y)); });
+        break;
+      }
+      case Op::PRELU: {
+        const Sixteen zero = all16(0);
+        every(x, [=](Sixteen y, int, int k) {
+          return plus16(more16(y, zero), times16(less16(zero, y), load16(a + k)));
         });
         break;
       }
-      case Op::PRELU:
-        each16(tile, pixels, lanes, [=](float* x, int, int j) {
-          // Both products in any case: in a branch they would keep gcc from vectors (and gcc 12 gets it wrong with
-          // -fno-trapping-math).
-          for (int i = 0; i < 16; ++i) {
-            const float above = x[i] > 0 ? x[i] : 0.0f, below = x[i] > 0 ? 0.0f : x[i];
-            x[i] = above + below * a[j + i];
-          }
-        });
-        break;
       case Op::SIGMOID:
       case Op::SILU: {
         const bool gated = op->kind == Op::SILU;
-        each16(tile, pixels, lanes, [=](float* x, int, int) {
-          for (int i = 0; i < 16; ++i) x[i] = (gated ? x[i] : 1.0f) / (1.0f + __builtin_expf(-x[i]));
-        });
+        every_float(x, [=](float y) { return (gated ? y : 1.0f) / (1.0f + __builtin_expf(-y)); });
         break;
       }
       case Op::HARDSIGMOID:
       case Op::HARDSWISH: {
         const bool gated = op->kind == Op::HARDSWISH;
-        each16(tile, pixels, lanes, [=](float* x, int, int) {
-          for (int i = 0; i < 16; ++i) {
-            const float y = x[i] + 3.0f < 0.0f ? 0.0f : x[i] + 3.0f;
-            x[i] = (gated ? x[i] : 1.0f) * (y > 6.0f ? 6.0f : y) / 6.0f;
-          }
+        every_float(x, [=](float z) {
+          const float y = z + 3.0f < 0.0f ? 0.0f : z + 3.0f;
+          return (gated ? z : 1.0f) * (y > 6.0f ? 6.0f : y) / 6.0f;
         });
         break;
       }
       case Op::MUL: {
         const Value& v = f.values[op->value];
         const int step = v.h * v.w == 1 ? 0 : v.ld;
-        const float* other = f.at<float>(op->value, image) + size_t(first) * step + block;
-        each16(tile, pixels, lanes, [=](float* x, int p, int j) {
-          const float* y = other + size_t(p) * step + j;
-          for (int i = 0; i < 16; ++i) x[i] *= y[i];
-        });
+        const float* other = f.at<float>(op->value, image) + size_t(first) * step + at;
+        every(x, [=](Sixteen y, int p, int k) { return times16(y, load16(other + size_t(p) * step + k)); });
         break;
       }
       case Op::ADD: {
         const int ld = f.values[op->value].ld;
-        const float* other = f.at<float>(op->value, image) + size_t(first) * ld + block;
-        each16(tile, pixels, lanes, [=](float* x, int p, int j) {
-          const float* y = other + size_t(p) * ld + j;
-          for (int i = 0; i < 16; ++i) x[i] += y[i];
-        });
+        const float* other = f.at<float>(op->value, image) + size_t(first) * ld + at;
+        every(x, [=](Sixteen y, int p, int k) { return plus16(y, load16(other + size_t(p) * ld + k)); });
         break;
       }
       case Op::SIGNUM:
-        each16(tile, pixels, lanes, [](float* x, int, int) {
-          for (int i = 0; i < 16; ++i) x[i] = x[i] >= 0 ? 1.0f : -1.0f;
-        });
+        every_float(x, [](float y) { return y >= 0 ? 1.0f : -1.0f; });
         break;
       case Op::STORE: {
         const int ld = f.values[op->value].ld;
-        float* out = f.at<float>(op->value, image) + size_t(first) * ld + block;
-        for (int p = 0; p < pixels; ++p, out += ld) {
-          int j = 0;
-          for (; j + 16 <= channels; j += 16)
-            for (int i = 0; i < 16; ++i) out[j + i] = tile.v[p][j + i];
-          for (; j < channels; ++j) out[j] = tile.v[p][j];
-        }
+        float* out = f.at<float>(op->value, image) + size_t(first) * ld + at;
+        every(x, [=](Sixteen y, int p, int k) {
+          float* to = out + size_t(p) * ld + k;
+          if (channels - k >= 16) {
+            store16(to, y);
+          } else {  // what lies behind may be another group's
+            alignas(64) float v[16];
+            store16(v, y);
+            for (int i = 0; i < channels - k; ++i) to[i] = v[i];
+          }
+          return y;
+        });
         break;
       }
       case Op::SIGN: {
         const int ld = f.values[op->value].ld;
         uint64_t* out = f.at<uint64_t>(op->value, image) + size_t(first) * ld + block / BLOCK;
-        for (int p = 0; p < pixels; ++p, out += ld) {
+        const uint64_t real = channels >= BLOCK ? ~uint64_t(0) : (uint64_t(1) << channels) - 1;
+        for (int p = 0; p < P; ++p, out += ld) {
           uint64_t word = 0;
-          for (int j = 0; j < lanes; j += 16) word |= uint64_t(sign_bits16(tile.v[p] + j)) << j;
-          *out = channels < 64 ? word & ((uint64_t(1) << channels) - 1) : word;
+          for (int k = 0; k < J; ++k) word |= uint64_t(sign_bits16(x[p][k])) << 16 * k;
+          *out = j == 0 ? word & real : *out | (word & real) << j;
         }
         break;
       }
     }
   }
+}
+
+template <int P>
+inline void finish_pixels(const Chain& chain, const Frame& f, int image, float (*tile)[BLOCK], int first, int block,
+                          int channels) {
+  int j = 0;
+  for (; j + 48 < channels; j += 64) finish_sixteens<P, 4>(chain, f, image, tile, first, block, j, channels - j);
+  for (; j + 16 < channels; j += 32) finish_sixteens<P, 2>(chain, f, image, tile, first, block, j, channels - j);
+  for (; j < channels; j += 16) finish_sixteens<P, 1>(chain, f, image, tile, first, block, j, channels - j);
+}
+
+// The chain on a tile: pixels first .. first + pixels, channels block .. block + channels of one image.
+inline void finish(const Chain& chain, const Frame& f, int image, Tile& tile, int first, int pixels, int block,
+                   int channels) {
+  int p = 0;
+  for (; p + FOUR <= pixels; p += FOUR) finish_pixels<FOUR>(chain, f, image, tile.v + p, first + p, block, channels);
+  for (; p < pixels; ++p) finish_pixels<1>(chain, f, image, tile.v + p, first + p, block, channels);
 }
 
 // Signs: mismatches between weight and activation bits are counted by `Bits`, borders are corrected by `base`. Every tile
@@ -438,6 +453,32 @@ inline void add_source(const Gather::Source& source, const Frame& f, int image, 
     for (int i = j; i < j + 16; ++i) out[i] += data[block + i];
 }
 
+inline size_t pixel_of(const Gather& g, const Gather::Source& source, const Frame& f, int pixel) {
+  const int width = f.values[source.in].w;
+  if (source.stride == 1 && width == g.ow) return size_t(pixel);
+  return (size_t(pixel / g.ow) * width + size_t(pixel % g.ow)) * source.stride;
+}
+
+// Pixels first .. first + FOUR of a tile, of which those from `count` on hold anything.
+inline void add_sixteens(const Gather& g, const Frame& f, int image, int first, int count, int block, int lanes,
+                         float (*out)[BLOCK]) {
+  const float* pixels[MAX_SOURCES][FOUR];
+  for (int s = 0; s < g.count; ++s)
+    for (int p = 0; p < FOUR; ++p)
+      pixels[s][p] = f.at<float>(g.sources[s].in, image) +
+                     pixel_of(g, g.sources[s], f, first + least(p, count - 1)) * f.values[g.sources[s].in].ld;
+  for (int j = 0; j < lanes; j += 16) {
+    Sixteen sums[FOUR];
+    for (int p = 0; p < FOUR; ++p) sums[p] = all16(0);
+    for (int s = 0; s < g.count; ++s)
+      if (const Pick* picks = g.sources[s].picks)
+        for (int p = 0; p < FOUR; ++p) sums[p] = plus16(sums[p], pick16(pixels[s][p], picks[(block + j) / 16]));
+      else
+        for (int p = 0; p < FOUR; ++p) sums[p] = plus16(sums[p], load16(pixels[s][p] + block + j));
+    for (int p = 0; p < FOUR; ++p) store16(out[p] + j, sums[p]);
+  }
+}
+
 void gather(const Step& step, const Frame& f) {
   const Gather& g = step.gather;
   const int pixels = g.oh * g.ow;
@@ -447,15 +488,15 @@ void gather(const Step& step, const Frame& f) {
       const int channels = least(BLOCK, g.oc - block);
       for (int first = 0; first < pixels; first += MAX_TILE) {
         const int count = least(MAX_TILE, pixels - first);
-        for (int p = 0; p < count; ++p) {
-          const size_t y = size_t((first + p) / g.ow), x = size_t((first + p) % g.ow);
-          for (int j = 0; j < BLOCK; ++j) tile.v[p][j] = 0;
-          for (int s = 0; s < g.count; ++s) {
-            const Gather::Source& source = g.sources[s];
-            const size_t pixel = (y * f.values[source.in].w + x) * source.stride;
-            add_source(source, f, image, pixel, block, channels, tile.v[p]);
+        if (g.by_sixteens)
+          for (int p = 0; p < count; p += FOUR)
+            add_sixteens(g, f, image, first + p, count - p, block, round_up(channels, 16), tile.v + p);
+        else
+          for (int p = 0; p < count; ++p) {
+            for (int j = 0; j < BLOCK; ++j) tile.v[p][j] = 0;
+            for (int s = 0; s < g.count; ++s)
+              add_source(g.sources[s], f, image, pixel_of(g, g.sources[s], f, first + p), block, channels, tile.v[p]);
           }
-        }
         finish(step.chain, f, image, tile, first, count, block, channels);
       }
     }
