@@ -34,11 +34,11 @@ inline void store16(float* to, Sixteen x) {
   _mm256_storeu_ps(to, x.low);
   _mm256_storeu_ps(to + 8, x.high);
 }
-inline __m256 pick8(Sixteen x, const uint8_t* lane) {
-  const __m256i lanes = _mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(lane)));
+inline __m256 pick8(Sixteen x, const int32_t* lane) {
+  const __m256i lanes = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(lane));
   const __m256 low = _mm256_permutevar8x32_ps(x.low, lanes), high = _mm256_permutevar8x32_ps(x.high, lanes);
   const __m256 picked = _mm256_blendv_ps(low, high, _mm256_castsi256_ps(_mm256_slli_epi32(lanes, 28)));
-  return _mm256_andnot_ps(_mm256_castsi256_ps(_mm256_cmpgt_epi32(lanes, _mm256_set1_epi32(15))), picked);
+  return _mm256_and_ps(_mm256_castsi256_ps(_mm256_cmpgt_epi32(_mm256_set1_epi32(Pick::NOTHING), lanes)), picked);
 }
 inline Sixteen pick16(const float* x, const Pick& pick) {
   const Sixteen near = load16(x + pick.from);

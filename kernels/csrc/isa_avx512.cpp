@@ -23,8 +23,8 @@ inline Sixteen more16(Sixteen a, Sixteen b) { return _mm512_max_ps(a, b); }  // 
 inline Sixteen less16(Sixteen a, Sixteen b) { return _mm512_min_ps(a, b); }  // a < b ? a : b
 inline void store16(float* to, Sixteen x) { _mm512_storeu_ps(to, x); }
 inline Sixteen pick16(const float* x, const Pick& pick) {
-  const __m512i lanes = _mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(pick.lane)));
-  const __mmask16 there = _mm512_cmplt_epu32_mask(lanes, _mm512_set1_epi32(16));
+  const __m512i lanes = _mm512_loadu_si512(pick.lane);
+  const __mmask16 there = _mm512_cmpgt_epi32_mask(_mm512_set1_epi32(Pick::NOTHING), lanes);
   return _mm512_maskz_permutexvar_ps(there, lanes, _mm512_loadu_ps(x + pick.from));
 }
 
@@ -154,6 +154,8 @@ struct Floats {
     int column = 0;
     for (; column + 4 <= columns; column += 4)
       multiply_tile<P, 4>(c, in, ld, inputs, origin, weights + stride * column, tile, column);
+    for (; column + 2 <= columns; column += 2)
+      multiply_tile<P, 2>(c, in, ld, inputs, origin, weights + stride * column, tile, column);
     for (; column < columns; ++column)
       multiply_tile<P, 1>(c, in, ld, inputs, origin, weights + stride * column, tile, column);
   }

@@ -50,6 +50,8 @@ inline void look_up_block(const float* const* pixels, const LookupBlock& block, 
   int from = 0;
   for (; from + 16 * MOST <= ldw; from += 16 * MOST)
     look_up<T, P, MOST>(pixels, block, block.indices + from, ldw, tile.v[0] + from);
+  if constexpr (MOST > 2)
+    for (; from + 32 <= ldw; from += 32) look_up<T, P, 2>(pixels, block, block.indices + from, ldw, tile.v[0] + from);
   for (; from < ldw; from += 16) look_up<T, P, 1>(pixels, block, block.indices + from, ldw, tile.v[0] + from);
 }
 

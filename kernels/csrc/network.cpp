@@ -316,9 +316,9 @@ static std::vector<Pick> picks_of(const std::vector<int32_t>& map, int ld) {
       if (map[k] >= 0) from = std::min(from, map[k]);
     Pick pick{from, {}};
     for (size_t k = first; k < first + 16; ++k) {
-      const int32_t lane = k < end && map[k] >= 0 ? map[k] - from : Pick::NOTHING;
-      if (lane >= 16 && lane != Pick::NOTHING) return {};
-      pick.lane[k - first] = uint8_t(lane);
+      const bool there = k < end && map[k] >= 0;
+      if (there && map[k] - from >= 16) return {};
+      pick.lane[k - first] = there ? map[k] - from : Pick::NOTHING;
     }
     picks.push_back(pick);
   }

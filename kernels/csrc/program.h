@@ -114,9 +114,9 @@ struct Pool {
 
 // Of 16 neighbouring outputs, where each one lies among 16 neighbouring channels.
 struct Pick {
-  static constexpr uint8_t NOTHING = 255;
+  static constexpr int32_t NOTHING = 16;
   int32_t from;
-  uint8_t lane[16];  // below 16, or NOTHING
+  int32_t lane[16];  // below 16, or NOTHING
 };
 
 // output[pixel][c] = sum over sources of source[pixel * stride][channel that goes to c], nothing where none does.
