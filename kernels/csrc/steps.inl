@@ -132,6 +132,7 @@ inline void finish(const Chain& chain, const Frame& f, int image, Tile& tile, in
                    int channels) {
   int p = 0;
   for (; p + FOUR <= pixels; p += FOUR) finish_pixels<FOUR>(chain, f, image, tile.v + p, first + p, block, channels);
+  for (; p + 2 <= pixels; p += 2) finish_pixels<2>(chain, f, image, tile.v + p, first + p, block, channels);
   for (; p < pixels; ++p) finish_pixels<1>(chain, f, image, tile.v + p, first + p, block, channels);
 }
 
