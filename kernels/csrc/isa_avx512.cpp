@@ -109,10 +109,12 @@ struct Bits : Words {
       Count(*to)[BLOCK] = reinterpret_cast<Count(*)[BLOCK]>(counts[0] + half);
       const int32_t* origin = c.origin + first;
       const int filters = channels - half;
-      if (pixels == 1 && c.planes == 1) count_filters<1, 1>(c, in, origin, pixels, w, filters, to);
-      if (pixels == 1 && c.planes == 2) count_filters<1, 2>(c, in, origin, pixels, w, filters, to);
-      if (pixels > 1 && c.planes == 1) count_filters<4, 1>(c, in, origin, pixels, w, filters, to);
-      if (pixels > 1 && c.planes == 2) count_filters<4, 2>(c, in, origin, pixels, w, filters, to);
+      for (int p = 0, left; (left = pixels - p) > 0; p += 4) {
+        if (left == 1 && c.planes == 1) count_filters<1, 1>(c, in, origin + p, left, w, filters, to + p);
+        if (left == 1 && c.planes == 2) count_filters<1, 2>(c, in, origin + p, left, w, filters, to + p);
+        if (left > 1 && c.planes == 1) count_filters<4, 1>(c, in, origin + p, left, w, filters, to + p);
+        if (left > 1 && c.planes == 2) count_filters<4, 2>(c, in, origin + p, left, w, filters, to + p);
+      }
     }
   }
 };

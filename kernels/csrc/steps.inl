@@ -10,7 +10,7 @@ template <int P, int J, class F>
 inline void every(Sixteen (&x)[P][J], F f) {
 #pragma GCC unroll 4
   for (int k = 0; k < J; ++k)
-#pragma GCC unroll 4
+#pragma GCC unroll 8
     for (int p = 0; p < P; ++p) x[p][k] = f(x[p][k], p, 16 * k);
 }
 
@@ -118,22 +118,24 @@ inline void finish_sixteens(const Chain& chain, const Frame& f, int image, float
   }
 }
 
-template <int P>
-inline void finish_pixels(const Chain& chain, const Frame& f, int image, float (*tile)[BLOCK], int first, int block,
-                          int channels) {
-  int j = 0;
-  for (; j + 48 < channels; j += 64) finish_sixteens<P, 4>(chain, f, image, tile, first, block, j, channels - j);
-  for (; j + 16 < channels; j += 32) finish_sixteens<P, 2>(chain, f, image, tile, first, block, j, channels - j);
-  for (; j < channels; j += 16) finish_sixteens<P, 1>(chain, f, image, tile, first, block, j, channels - j);
+template <int J>
+inline void finish_columns(const Chain& chain, const Frame& f, int image, Tile& tile, int first, int pixels, int block,
+                           int j, int channels) {
+  int p = 0;
+  if constexpr (J < 4)
+    for (; p + 8 <= pixels; p += 8) finish_sixteens<8, J>(chain, f, image, tile.v + p, first + p, block, j, channels);
+  for (; p + 4 <= pixels; p += 4) finish_sixteens<4, J>(chain, f, image, tile.v + p, first + p, block, j, channels);
+  for (; p + 2 <= pixels; p += 2) finish_sixteens<2, J>(chain, f, image, tile.v + p, first + p, block, j, channels);
+  for (; p < pixels; ++p) finish_sixteens<1, J>(chain, f, image, tile.v + p, first + p, block, j, channels);
 }
 
 // The chain on a tile: pixels first .. first + pixels, channels block .. block + channels of one image.
 inline void finish(const Chain& chain, const Frame& f, int image, Tile& tile, int first, int pixels, int block,
                    int channels) {
-  int p = 0;
-  for (; p + FOUR <= pixels; p += FOUR) finish_pixels<FOUR>(chain, f, image, tile.v + p, first + p, block, channels);
-  for (; p + 2 <= pixels; p += 2) finish_pixels<2>(chain, f, image, tile.v + p, first + p, block, channels);
-  for (; p < pixels; ++p) finish_pixels<1>(chain, f, image, tile.v + p, first + p, block, channels);
+  int j = 0;
+  for (; j + 48 < channels; j += 64) finish_columns<4>(chain, f, image, tile, first, pixels, block, j, channels - j);
+  for (; j + 16 < channels; j += 32) finish_columns<2>(chain, f, image, tile, first, pixels, block, j, channels - j);
+  for (; j < channels; j += 16) finish_columns<1>(chain, f, image, tile, first, pixels, block, j, channels - j);
 }
 
 // Signs: mismatches between weight and activation bits are counted by `Bits`, borders are corrected by `base`. Every tile

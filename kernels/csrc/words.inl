@@ -4,7 +4,7 @@ struct Words {
   static size_t image_bytes(const Conv& c) { return sizeof(uint64_t) * c.hp * c.wp * words(c); }
   static size_t scratch(const Conv& c) { return image_bytes(c); }
   // Pixels of the tile that begins at pixel `first`.
-  static int next(const Conv& c, int first, int /*channels*/) { return least(4, c.oh * c.ow - first); }
+  static int next(const Conv& c, int first, int channels) { return least(channels <= 32 ? 8 : 4, c.oh * c.ow - first); }
 
   static void expand(const Conv& c, const uint64_t* in, int ld, uint8_t* scratch) {
     const int n = words(c);
