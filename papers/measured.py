@@ -6,7 +6,7 @@ import shlex
 from collections.abc import Iterable
 
 from sparsign.papers.ledger import Row
-from sparsign.papers.targets import METRICS, Target
+from sparsign.papers.targets import Target, is_accuracy
 
 IN_A_STAGE = {"top1": ("test_top1", 100.0), "group_density": ("group_density", 100.0), "pfr": ("pfr", 100.0),
               "wpc_rate": ("compression_rate", 1.0), "weights_left": ("weights_left", 1.0)}  # fmt: skip
@@ -65,8 +65,7 @@ def reached(target: Target, values: dict[str, float]) -> bool | None:
         if metric not in values or metric == "top1_before" or metric.startswith("speedup"):
             continue
         better = aim - values[metric] if metric in LESS_IS_BETTER else values[metric] - aim
-        accuracy = METRICS[metric][1] == "points" or metric in ("top1", "top5")
-        met.append(better >= -(POINTS if accuracy else (1 - SHARE) * aim) - 1e-9)
+        met.append(better >= -(POINTS if is_accuracy(metric) else (1 - SHARE) * aim) - 1e-9)
     return all(met) if met else None
 
 

@@ -80,6 +80,11 @@ class Target:
         return sorted(found, key=lambda number: list(METRICS).index(number[0]))
 
 
+def is_accuracy(metric: str) -> bool:
+    """Whether a metric is one of what the network answers, not of what it is made of."""
+    return METRICS[metric][1] == "points" or metric.startswith(("top1", "top5"))
+
+
 def number(value: float, metric: str, signed: bool = False) -> str:
     """`86.56 %`, `348 x`, `939,000 bytes`; a difference has a sign, and one of per cent is in points."""
     unit = METRICS[metric][1]

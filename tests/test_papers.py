@@ -245,6 +245,15 @@ def test_a_ternary_file_is_compared_with_a_float_target_at_its_last_float_stage(
         validate({key: value for key, value in row.items() if key != "target_stage"}, "row")
 
 
+def test_a_row_of_the_papers_without_accuracies_is_met_by_any_weights():
+    row = {**ROW, "weights": "ternary", "compressor": "wpc", "pfr": 31.0, "pfr_unit": "group"}
+    validate({**row, "target": "wpc_cifar10_resnet20_lasso"}, "row")
+    assert reached(TARGETS["wpc_cifar10_resnet20_lasso"], {"group_density": 69.0, "wpc_rate": 23.2})
+    assert not reached(TARGETS["wpc_cifar10_resnet20_lasso"], {"group_density": 71.0, "wpc_rate": 22.5})
+    with pytest.raises(ValueError, match="has binary weights"):
+        validate({**row, "target": "stq_cifar10_nin_stq_a_fbin"}, "row")
+
+
 def a_run(name, command, top1, **stages):
     alike = {"model": "resnet20", "dataset": "cifar10", "form": "float", "target": None}
     return {"run": name, "command": command, "top1": top1, "stages": stages, **alike}
