@@ -4,8 +4,6 @@
 //
 // Every step makes tiles, in the first-level cache, and hands them to `finish`.
 
-constexpr int FOUR = 4;  // pixels at a time
-
 template <int P, int J, class F>
 inline void every(Sixteen (&x)[P][J], F f) {
 #pragma GCC unroll 4
@@ -462,7 +460,8 @@ inline size_t pixel_of(const Gather& g, const Gather::Source& source, const Fram
   return (size_t(pixel / g.ow) * width + size_t(pixel % g.ow)) * source.stride;
 }
 
-// Pixels first .. first + FOUR of a tile, of which those from `count` on hold anything.
+// Pixels first .. first + FOUR, of which those from `count` on hold anything: four sums stay in registers.
+constexpr int FOUR = 4;
 inline void add_sixteens(const Gather& g, const Frame& f, int image, int first, int count, int block, int lanes,
                          float (*out)[BLOCK]) {
   const float* pixels[MAX_SOURCES][FOUR];
