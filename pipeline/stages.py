@@ -144,7 +144,8 @@ def _conclude(run: Trained, plan: StagePlan, tracker: Tracker, console: Console,
     content = {"stage": name, "model": state, "test_top1": top1}
     save_atomic(content | ({"cut": kept} if (kept := cuts(run.model)) else {}), run.folder.boundary(name))
     run.folder.mid_stage.unlink(missing_ok=True)
-    console.print(f"stage {title}: {plan.recipe.epochs} epochs, test top-1 {100 * top1:.2f} %")
+    epochs = f"{plan.recipe.epochs} epoch{'' if plan.recipe.epochs == 1 else 's'}"
+    console.print(f"stage {title}: {epochs}, test top-1 {100 * top1:.2f} %")
     sys.stdout.flush()
 
 

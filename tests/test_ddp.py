@@ -31,7 +31,7 @@ def test_two_processes_train_as_one_with_batches_of_both(configuration, tmp_path
         env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=300,
     )  # fmt: skip
     assert result.returncode == 0, result.stderr
-    assert result.stdout.count("run folder: ") == result.stdout.count("stage 2/2 quantize: 1 epochs") == 1
+    assert result.stdout.count("run folder: ") == result.stdout.count("stage 2/2 quantize: 1 epoch,") == 1
     (folder,) = (tmp_path / "runs" / "ttq_lenet5_digits").iterdir()
     report = json.loads((folder / "report.json").read_text())
     assert report["reload"]["identical_predictions"] is True

@@ -84,6 +84,27 @@ def test_max_pooling_passes_on_what_is_no_number(isa, place):
     torch.testing.assert_close(answers[1:], ReferenceEngine(model)(images[1:]), atol=1e-5, rtol=0)
 
 
+CLAMPS = [
+    Node("relu", "c", ("x",)),
+    Node("relu6", "c", ("x",)),
+    Node("hardtanh", "c", ("x",), {"min": -1.0, "max": 0.5}),
+]
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("clamp", CLAMPS, ids=lambda node: node.op)
+@pytest.mark.parametrize("place", [0, 17, 24])
+def test_a_clamp_passes_on_what_is_no_number_and_bounds_infinities(isa, clamp, place):
+    """As torch does: of min and max either operand may be the one that a NaN leaves behind."""
+    model = packed(clamp, shape=(2, 5, 5), channels=2)
+    images = torch.from_numpy(floats(3, 2, 5, 5) * 10)
+    images[0, 1].view(-1)[place] = torch.nan
+    images[1, 0].view(-1)[place] = -torch.inf
+    answers = NativeEngine(model, isa)(images)
+    assert answers[0].isnan().all()
+    torch.testing.assert_close(answers[1:], ReferenceEngine(model)(images[1:]), atol=1e-4, rtol=0)
+
+
 def test_a_pooling_window_without_a_pixel_is_refused():
     attrs = {"kernel": (2, 2), "stride": (1, 1), "padding": (1, 1), "dilation": (3, 3)}
     model = packed(Node("maxpool", "pooled", ("x",), attrs), shape=(2, 2, 2), channels=2)

@@ -8,6 +8,7 @@ import torch
 from PIL import Image
 from sets import make, one_line, pixels, same
 
+from sparsign.datamodules import streamed
 from sparsign.datamodules.image_folder import ImageFolder
 from sparsign.datamodules.imagenet import ImageNet
 
@@ -116,6 +117,14 @@ def test_own_folders_with_and_without_a_split(tmp_path):
     data = folder_of(tmp_path / "b", num_classes=3, val_fraction=0.0, limit=6, limit_test=3)
     assert data.val_dataloader() == [] and len(data.train_dataloader().dataset) == 6
     assert torch.cat([y for _, y in data.test_dataloader()]).tolist() == [0, 1, 2]
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(("asked", "begun"), [(0, 0), (1, 1), (9, 2)])
+def test_no_more_workers_than_processors(tmp_path, monkeypatch, asked, begun):
+    write_folders(tmp_path)
+    monkeypatch.setattr(streamed, "processors", lambda: 2)
+    assert folder_of(tmp_path, workers=asked).train_dataloader().batches.num_workers == begun
 
 
 @pytest.mark.parametrize("workers", [0, 1])
