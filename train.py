@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from sparsign.pipeline import build, origin, plugins, ranks
 from sparsign.pipeline.cli import fails_in_one_line, resume_hint, run_cli
 from sparsign.pipeline.failures import goes_on
 from sparsign.pipeline.folder import RunFolder
-from sparsign.pipeline.naming import near, no_empty_folders, register_resolvers
+from sparsign.pipeline.naming import names_of_jobs, near, no_empty_folders, register_resolvers
 from sparsign.pipeline.phases import phase
 from sparsign.pipeline.plan import without_effect
 from sparsign.pipeline.stages import prepare, run_stages
@@ -101,6 +102,7 @@ def _run(
         with resume_hint(folder, console):
             beside = _float_beside(config)
             trained = prepare(config, folder, _cache(config, sweep))
+            _check_held_out(config, trained)
             for word in without_effect(_words(), trained.compressor, trained.plan):
                 console.print(f"warning: {word}", soft_wrap=True)
             stages, options = [plan.told for plan in trained.plan], build.plain(config)
@@ -120,6 +122,16 @@ def _run(
     finally:
         tracker.close(failed)
     return proved(report)
+
+
+def _check_held_out(config: DictConfig, trained: Trained) -> None:
+    """Before anything is trained: a search for the best on held-out images needs some. A run alone does not."""
+    hydra_config = HydraConfig.get() if HydraConfig.initialized() else None
+    searches = hydra_config is not None and hydra_config.mode == RunMode.MULTIRUN
+    searches = searches and not hydra_config.sweeper._target_.endswith("BasicSweeper")
+    asked = "val_top1" in config.objective and (searches or len(config.objective) > 1)
+    if asked and len(trained.data.val_dataloader()) == 0:
+        raise ValueError("objective=val_top1: no images are held out; expected dataset.val_fraction above 0")
 
 
 def _words() -> list[str]:
@@ -170,6 +182,7 @@ def command() -> None:
     schema.register()
     registry.register()
     register_resolvers()
+    sys.argv[1:] += names_of_jobs(sys.argv[1:])
     run_cli(main, "train")
 
 

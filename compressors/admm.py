@@ -148,6 +148,10 @@ class ADMM(Compressor):
                 "(only interval keeps its scale)"
             )
 
+    def accounting(self) -> dict[str, Any]:
+        """Layers with ratios of their own have no one ratio that was asked for."""
+        return super().accounting() | ({"pfr": None} if self.ratios else {})
+
     @property
     def PFR_UNIT(self) -> str:
         """What `pfr` counts: the structure's group; of columns then filters, what lies outside the kept of both."""
@@ -163,6 +167,17 @@ class ADMM(Compressor):
         self._example = torch.zeros_like(example[:1])
         pruned = self._ratios(model)
         quantized = self.layers(model) if self.plan.quantized else {}
+        last = list(weighted(model))[-1]
+        if self.structure == "filter" and list(pruned) == [last]:
+            raise ValueError(
+                f"compressor.ratios.{last}={pruned[last]}: the last layer's filters are the classes, and no "
+                "other layer is pruned; expected another layer or another compressor.structure"
+            )
+        if unused := [name for name in self.layer_bits if self.plan.quantized and name not in quantized]:
+            raise ValueError(
+                f"compressor.layer_bits.{unused[0]}={self.layer_bits[unused[0]]}: the layer is left float; expected it "
+                f"not to be in compressor.float_layers={self.float_layers}"
+            )
         for name, layer in weighted(model).items():
             shape = layer.weight.shape
             attach(layer, WeightMask(shape))

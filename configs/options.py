@@ -66,10 +66,13 @@ def check(config: Any, prefix: str) -> None:
             continue
         if not f.metadata or (value is None and f.default is None):
             continue
-        inner = value.values() if isinstance(value, dict) else value if isinstance(value, (list, tuple)) else [value]
-        for v in inner:
+        if isinstance(value, dict):
+            named = [(f"{name}.{key}", v) for key, v in value.items()]
+        else:
+            named = [(name, v) for v in (value if isinstance(value, (list, tuple)) else [value])]
+        for full, v in named:
             if not _inside(v, f.metadata):
-                raise ValueError(f"{name}={v}: expected a value in {allowed(f.metadata)}")
+                raise ValueError(f"{full}={v}: expected a value in {allowed(f.metadata)}")
 
 
 def near_match(word: str, known: Iterable[str]) -> str:

@@ -96,6 +96,14 @@ class ImageData:
         """The test images, plain and in order."""
         raise NotImplementedError
 
+    def contents(self) -> dict[str, Any]:
+        """Tensors and plain values that tell these images and labels from others: runs that share a pretrain stage must
+        agree in them. Here those of the first batches; a set that can tells of all.
+        """
+        loaders = {"train": self.train_dataloader(), "val": self.val_dataloader(), "test": self.test_dataloader()}
+        first = {name: next(iter(loader), ()) for name, loader in loaders.items()}
+        return {f"{name}.{k}": tensor for name, batch in first.items() for k, tensor in enumerate(batch)}
+
     def world(self) -> tuple[int, int]:
         """(rank, how many ranks) of this process."""
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer is not None else (0, 1)
@@ -125,6 +133,11 @@ class ImageData:
                 raise ValueError(f"dataset.{name}={value}; expected {' | '.join(choices)}")
         if self.crop_size is not None and not 1 <= self.crop_size <= self.image_size:
             raise ValueError(f"dataset.crop_size={self.crop_size}; expected null or 1 to {self.image_size}")
+
+    def _check_left(self, count: int, of: int) -> None:
+        """`count`: the training images that are not held out."""
+        if of and not count:
+            raise ValueError(f"dataset.val_fraction={self.val_fraction} leaves none of the {of} images to train on")
 
 
 def fetch_or_explain(fetch: Callable[[], None], title: str, root: Path) -> None:

@@ -48,6 +48,7 @@ class OnDeviceImages(ImageData):
         split = self.load()
         train = subset(split.train_labels, self.limit)
         rest, held_out = stratified(split.train_labels[train], round(self.val_fraction * len(train)))
+        self._check_left(len(rest), len(train))
         for part, index in (("train", train[rest]), ("val", train[held_out])):
             self._parts[part] = (split.train_images[index].to(self.device), split.train_labels[index].to(self.device))
         test = subset(split.test_labels, self.limit_test)
@@ -68,6 +69,9 @@ class OnDeviceImages(ImageData):
 
     def test_dataloader(self) -> TensorLoader:
         return self._loader(*self._parts["test"])
+
+    def contents(self) -> dict[str, Any]:
+        return {f"{part}.{k}": tensor for part, pair in self._parts.items() for k, tensor in enumerate(pair)}
 
     def _loader(self, images: Tensor, labels: Tensor, **options: Any) -> TensorLoader:
         rank, world_size = self.world()

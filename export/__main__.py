@@ -1,7 +1,7 @@
 """Writes a packed file as a file of another tool, which then needs nothing of sparsign.
 
   python -m sparsign.export model.sparsign --to onnx                            # beside it: model.onnx
-  python -m sparsign.export model.sparsign --to onnx --weights int2-dequantize  # binary, ternary: 16 times smaller
+  python -m sparsign.export model.sparsign --to onnx --weights int2-dequantize  # where codes have one scale
   python -m sparsign.export model.sparsign --to torch --out net.pt2             # torch.export.load("net.pt2").module()
   python -m sparsign.export model.sparsign --to c-header --out net.h
 

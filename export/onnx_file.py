@@ -10,6 +10,8 @@ from sparsign.packing.spec import PackedModel
 
 def content(packed: PackedModel, options: Options) -> Content:
     """See `export.convert`."""
+    if options.weights != "float" and not any(node.codes.coded for node in packed.layers().values()):
+        raise ValueError(f"--weights {options.weights}: all layers are float, expected float")
     data = build(packed, options.weights)
     made = f"opset {WEIGHTS[options.weights].opset}, weights {options.weights}"
     if not options.check:

@@ -3,25 +3,37 @@
 from __future__ import annotations
 
 import math
+import os
 import warnings
+import weakref
 from collections import OrderedDict
+from collections.abc import Callable
 from pathlib import Path
-from threading import Lock
+from threading import RLock
 
 import torch
 from torch import Tensor, nn
 
-from sparsign.kernels.engine import NativeEngine, native
+from sparsign.kernels.engine import ISA_VARIABLE, REFERENCE, NativeEngine, native
 from sparsign.kernels.lower import CannotRun
 from sparsign.kernels.reference import node_tensors
 from sparsign.packing.file import loads, read
 from sparsign.packing.spec import OPS, PackedModel
 
 ENGINES = ("auto", "native", "reference")
-MOST_PREPARED = 16
-"""Networks that are kept ready to run; the one that was used longest ago is prepared anew when it is called again."""
+MOST_PREPARED = 256
+"""Networks that are kept ready to run; the one that was used longest ago is prepared anew when it is called again. What
+`sparsign.load` prepared goes with its module."""
 _prepared: OrderedDict[tuple[int, int, int, str, int], tuple[NativeEngine, Tensor]] = OrderedDict()
-_lock = Lock()
+_lock = RLock()  # the garbage collector may forget a module while its thread holds it
+
+
+def _new_lock() -> None:
+    global _lock
+    _lock = RLock()
+
+
+os.register_at_fork(after_in_child=_new_lock)  # another thread of the parent may have held it
 
 
 @torch.library.custom_op("sparsign::run_packed", mutates_args=(), device_types="cpu")
@@ -46,13 +58,23 @@ def _engine(file: Tensor, isa: str, threads: int, packed: PackedModel | None = N
     version = 0 if file.is_inference() else file._version  # other bytes may be copied into it: load_state_dict
     key = (file.data_ptr(), version, file.numel(), isa, threads)
     with _lock:
-        if key not in _prepared:
-            packed = loads(file.numpy().tobytes()) if packed is None else packed
-            _prepared[key] = NativeEngine(packed, isa, threads or None), file
-            if len(_prepared) > MOST_PREPARED:
-                _prepared.popitem(last=False)
-        _prepared.move_to_end(key)
-        return _prepared[key][0]
+        if key in _prepared:
+            _prepared.move_to_end(key)
+            return _prepared[key][0]
+    packed = loads(file.numpy().tobytes()) if packed is None else packed
+    engine = NativeEngine(packed, isa, threads or None)  # seconds for a large one: others run meanwhile
+    with _lock:
+        _prepared[key] = engine, file
+        while len(_prepared) > MOST_PREPARED:
+            _prepared.popitem(last=False)
+    return engine
+
+
+def _forget(address: int) -> None:
+    with _lock:
+        for key in list(_prepared):
+            if key[0] == address:
+                _prepared.pop(key, None)
 
 
 class PackedNetwork(nn.Module):
@@ -71,6 +93,7 @@ class PackedNetwork(nn.Module):
         if engine != "reference":
             self.register_buffer("file", torch.frombuffer(bytearray(file), dtype=torch.uint8))
             _engine(self.file, isa, threads, packed)
+            weakref.finalize(self, _forget, self.file.data_ptr())
         if engine != "native":
             for k, node in enumerate(packed.nodes):
                 for name, tensor in node_tensors(node).items():
@@ -85,7 +108,20 @@ class PackedNetwork(nn.Module):
             raise ValueError(f"images on {images.device}: engine=native runs on the CPU, expected engine=auto")
         if self.engine != "reference" and images.device.type == "cpu":
             return torch.ops.sparsign.run_packed(images, self.file, self.classes, self.isa, self.threads)
+        kind = images.device.type
+        if kind in ("cpu", "cuda") and torch.is_autocast_enabled(kind):  # the logits are fp32 whatever is around
+            with torch.autocast(kind, enabled=False):
+                return self._reference(images)
         return self._reference(images)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> PackedNetwork:
+        """Moves, but stays fp32, as the compiled engine does, where a network around it becomes `half()`."""
+
+        def moved(tensor: Tensor) -> Tensor:
+            found = fn(tensor)
+            return found if found.dtype == tensor.dtype else tensor.to(found.device)
+
+        return super()._apply(moved, recurse)
 
     def _reference(self, images: Tensor) -> Tensor:
         values = {}
@@ -108,9 +144,12 @@ def load(file: str | Path, engine: str = "auto", isa: str = "", threads: int = 0
         raise ValueError(f"engine={engine}, expected one of {', '.join(ENGINES)}")
     if threads < 0:
         raise ValueError(f"threads={threads}, expected at least 1, or 0 for torch's number")
+    isa = isa or os.environ.get(ISA_VARIABLE, "")
+    if isa == REFERENCE and engine == "native":
+        raise ValueError(f"engine=native, but isa or {ISA_VARIABLE} is {REFERENCE}: expected an instruction set")
     packed, content = read(file), Path(file).read_bytes()
-    if engine == "auto" and native() is None:
-        engine = "reference"
+    if engine == "reference" or isa == REFERENCE or (engine == "auto" and native() is None):
+        engine, isa = "reference", ""
     try:
         return PackedNetwork(packed, content, engine, isa, threads).eval()
     except CannotRun as error:

@@ -21,6 +21,7 @@ from torch.nn.utils import parametrize
 from sparsign.models.canonical import canonical
 from sparsign.models.channels import Liveness, module_groups
 from sparsign.models.graph import ELEMENTWISE, WEIGHTED, module_of
+from sparsign.models.react import ChannelShift
 
 Kept = dict[str, tuple[Tensor, Tensor]]
 """Module name -> (rows, columns) that are kept: increasing int64 indices of the uncut layer; equal ones for BN."""
@@ -46,6 +47,14 @@ def uncut(module: nn.Module) -> Uncut:
         return module.uncut
     shape = tuple(_sized(module).shape)
     return Uncut(shape, torch.arange(shape[0]), torch.arange(shape[1] if len(shape) > 1 else shape[0]))
+
+
+def numbers(model: nn.Module) -> list[tuple[nn.Module, str]]:
+    """(module, "weight" or "bias") of whatever a plain checkpoint holds: weights, biases, BN's scale and shift, slopes
+    and learned shifts, but no quantizer's numbers."""
+    layers = (nn.Conv2d, nn.Linear, nn.BatchNorm1d, nn.BatchNorm2d, nn.PReLU, ChannelShift)
+    every = [(m, name) for m in model.modules() if isinstance(m, layers) for name in ("weight", "bias")]
+    return [(m, name) for m, name in every if getattr(m, name, None) is not None]
 
 
 def uncut_numel(module: nn.Module, name: str) -> int:

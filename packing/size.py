@@ -56,7 +56,7 @@ def _index_bits(kept: int, of: int) -> float:
 
 def node_size(node: Node, input_channels: int) -> Size:
     """Size of one node; `original_parameters` only of its weight and bias, for BN of the kept channels."""
-    floats = [t for t in node.tensors.values() if t.dtype == np.float32]
+    floats = [t for name, t in node.tensors.items() if t.dtype == np.float32 and not _goes_without_saying(name, t)]
     count = sum(t.size for t in floats)
     size = Size(count, sum(int(np.count_nonzero(t)) for t in floats), FLOAT_BITS * count, FLOAT_BITS * count, count)
     for name, index in node.tensors.items():
@@ -68,6 +68,11 @@ def node_size(node: Node, input_channels: int) -> Size:
         return size
     full_bias = node.codes.full_shape[0] - len(node.codes.rows) if "bias" in node.tensors else 0
     return size + _weight_size(node.codes) + Size(original_parameters=full_bias)
+
+
+def _goes_without_saying(name: str, tensor: np.ndarray) -> bool:
+    """The scale of a learned shift, which is packed as an affine map: ones, which no network holds."""
+    return name == "scale" and bool((tensor == 1).all())
 
 
 def _weight_size(layer: LayerCodes) -> Size:

@@ -10,10 +10,9 @@ from torch import Tensor, fx, nn
 
 from sparsign.models.canonical import canonical
 from sparsign.models.channels import Liveness
-from sparsign.models.cutting import uncut, uncut_numel
+from sparsign.models.cutting import numbers, uncut, uncut_numel
 from sparsign.models.graph import WEIGHTED, module_of, place
 from sparsign.models.operators import ChannelOrder
-from sparsign.models.react import ChannelShift
 from sparsign.packing.encode import Encode, layer_codes
 from sparsign.packing.spec import OPS, LayerCodes, Node, PackedModel
 
@@ -51,10 +50,8 @@ def to_packed(
 
 
 def _parameters(model: nn.Module) -> int:
-    """Numbers in a plain checkpoint of the uncut network: weights, biases, BN's scale and shift, slopes."""
-    layers = (nn.Conv2d, nn.Linear, nn.BatchNorm1d, nn.BatchNorm2d, nn.PReLU, ChannelShift)
-    holders = [(m, name) for m in model.modules() if isinstance(m, layers) for name in ("weight", "bias")]
-    return sum(uncut_numel(m, name) for m, name in holders if getattr(m, name, None) is not None)
+    """Numbers in a plain checkpoint of the uncut network."""
+    return sum(uncut_numel(module, name) for module, name in numbers(model))
 
 
 class _Builder:

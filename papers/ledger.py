@@ -140,7 +140,11 @@ def _validate_target(row: Row, where: str) -> None:
 def load_ledger(path: Path = LEDGER) -> list[Row]:
     """All rows, in order. Raises ValueError naming the file and line of the first bad row."""
     rows = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except UnicodeDecodeError:
+        raise ValueError(f"{path}: not a ledger: no UTF-8 text") from None
+    for number, line in enumerate(lines, start=1):
         where = f"{path.name} line {number}"
         try:
             row = json.loads(line)

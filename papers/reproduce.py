@@ -38,11 +38,13 @@ class Forecast:
 def choose(experiments: Sequence[Experiment], wanted: str, dataset: str | None = None) -> list[Experiment]:
     """Those whose name or target matches a shell pattern, or begins with it. Raises ValueError for none."""
     found = [e for e in experiments if any(fnmatch(key, f"{wanted}*") for key in (e.name, e.target) if key)]
-    found = [e for e in found if dataset in (None, e.dataset)]
     if not found:
         names = ", ".join(sorted({e.name.split("_")[0] for e in experiments}))
         raise ValueError(f"{wanted}: no experiment begins so; expected a name or a pattern, they begin with {names}")
-    return found
+    sets = sorted({e.dataset for e in found})
+    if dataset is not None and dataset not in sets:
+        raise ValueError(f"--dataset {dataset}: {wanted} has none on it; expected {' | '.join(sets)}")
+    return [e for e in found if dataset in (None, e.dataset)]
 
 
 def state(experiment: Experiment, ledger: Sequence[Row], runs: Path) -> str:

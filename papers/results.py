@@ -64,7 +64,10 @@ def _size(rows: Sequence[Row]) -> tuple[str, str]:
 
 def _speed(rows: Sequence[Row]) -> str:
     row = rows[0]
-    return f"{row['milliseconds']:.3g} ms, {row['speedup']:.2f} x ({row['engine']})" if "milliseconds" in row else ""
+    if "milliseconds" not in row:
+        return ""
+    times = f", {row['speedup']:.2f} x" if "speedup" in row else ""
+    return f"{row['milliseconds']:.3g} ms{times} ({row['engine']})"
 
 
 def _schedule(rows: Sequence[Row]) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import warnings
+from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +16,7 @@ from torch import nn
 
 from sparsign.compressors.base import Compressor
 from sparsign.configs.members import targets
-from sparsign.configs.options import check
+from sparsign.configs.options import check, near_match
 from sparsign.configs.schema import OBJECTIVES, PRECISIONS
 from sparsign.datamodules.base import ImageData
 from sparsign.models.checks import check_takes
@@ -38,8 +39,10 @@ def plain(config: DictConfig) -> dict[str, Any]:
 def validate(config: DictConfig) -> None:
     """Checks every option of every typed group; ValueError names the option, its value and the allowed range."""
     OmegaConf.resolve(config)
+    _check_known(config, OmegaConf.get_type(config), "")
     check(compressor(config), "compressor")  # first: its form is the model's
     for name in ("model", "dataset", "trainer", "logger", "schedule", "latency"):
+        _check_known(config[name], OmegaConf.get_type(config[name]), f"{name}.")
         check(OmegaConf.to_object(config[name]), name)
     if config.model.form != config.compressor.form:
         raise ValueError(
@@ -48,9 +51,7 @@ def validate(config: DictConfig) -> None:
         )
     if config.leftovers not in PRECISIONS:
         raise ValueError(f"leftovers={config.leftovers}: expected a value in {' | '.join(PRECISIONS)}")
-    for name in config.objective:
-        if name not in OBJECTIVES:
-            raise ValueError(f"objective={name}: expected a value in {' | '.join(OBJECTIVES)}")
+    _check_objective(config)
     if not 0 <= config.seed < 2**32:
         raise ValueError(f"seed={config.seed}: expected a value in [0, {2**32})")
     for mine, theirs in (("num_classes", "num_classes"), ("in_channels", "channels"), ("image_size", "image_size")):
@@ -63,6 +64,25 @@ def validate(config: DictConfig) -> None:
         _check_name(group, config[group].name, config[group]._target_)
 
 
+def _check_known(group: DictConfig, schema: type, prefix: str) -> None:
+    """`+option=value` adds what nothing reads."""
+    known = [f.name for f in fields(schema)] if is_dataclass(schema) else list(group)
+    for name in group:
+        if name not in known and name != "_target_":
+            raise ValueError(f"{prefix}{name}: no such option{near_match(name, known)}")
+
+
+def _check_objective(config: DictConfig) -> None:
+    """Before anything is trained: whoever names what a sweeper is told must have it measured."""
+    if not config.objective:
+        raise ValueError(f"objective=[]: expected at least one of {' | '.join(OBJECTIVES)}")
+    for name in config.objective:
+        if name not in OBJECTIVES:
+            raise ValueError(f"objective={name}: expected a value in {' | '.join(OBJECTIVES)}")
+    if "milliseconds" in config.objective and config.latency.seconds == 0:
+        raise ValueError("objective=milliseconds: nothing is timed; expected latency.seconds above 0")
+
+
 def _check_name(group: str, name: str, target: str) -> None:
     """Files and reports name a member: `dataset.name=mnist` on another set of ours would be believed."""
     members = targets(group)
@@ -73,6 +93,7 @@ def _check_name(group: str, name: str, target: str) -> None:
 
 def compressor(config: DictConfig) -> Compressor:
     """The method, its options checked."""
+    _check_known(config.compressor, get_class(config.compressor._target_), "compressor.")
     return instantiate(config.compressor, _convert_="all")
 
 

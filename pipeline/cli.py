@@ -11,7 +11,7 @@ from functools import partial, wraps
 from itertools import takewhile
 from typing import ParamSpec, TypeVar
 
-from hydra.errors import HydraException, InstantiationException
+from hydra.errors import HydraException, InstantiationException, OverrideParseException
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 from rich.console import Console
 
@@ -25,6 +25,8 @@ HANDED_OVER = "SPARSIGN_ONE_LINE"
 WANTS_TRACEBACK = os.environ.get("HYDRA_FULL_ERROR") == "1" and HANDED_OVER not in os.environ
 EXTRAS = ("joblib", "optuna", "ray", "submitit")
 """Launchers and sweepers that are extras of ours; `submitit_local` is of the last."""
+MULTIRUN = {"-m", "--multirun"}
+"""Put first: argparse takes them nowhere between the words that are swept."""
 FAILED: list[str] = []
 """Jobs of a sweep that failed."""
 P = ParamSpec("P")
@@ -36,6 +38,8 @@ def run_cli(main: Callable[[], object], name: str) -> None:
     with HYDRA_FULL_ERROR=1."""
     fails_in_one_line(outside)()
     sys.argv[1:] = [spelled(argument) for argument in sys.argv[1:]]
+    if MULTIRUN & set(sys.argv[1:]):
+        sys.argv[1:] = ["-m", *[a for a in sys.argv[1:] if a not in MULTIRUN]]
     flags = {argument for argument in sys.argv[1:] if argument.startswith("-")}
     if flags and flags <= {"--help", "-h"}:
         overrides = [argument for argument in sys.argv[1:] if argument not in flags]
@@ -57,8 +61,9 @@ def outside() -> None:
 
 
 def spelled(argument: str) -> str:
-    """`++compressor.ratios={conv1: 0.5}` for the same without ++, which Hydra wants for keys that are not there yet."""
-    return f"++{argument}" if re.match(r"compressor\.\w+=\{", argument) else argument
+    """`++compressor.ratios={conv1: 0.5}` and `++compressor.ratios.conv1=0.5` for the same without ++, which Hydra wants
+    for keys that are not there yet."""
+    return f"++{argument}" if re.match(r"compressor\.\w+(=\{|\.\w+=)", argument) else argument
 
 
 def fails_in_one_line(task: Callable[P, T]) -> Callable[P, T]:
@@ -90,6 +95,9 @@ def one_line(error: BaseException) -> str:
     if isinstance(root, OmegaConfBaseException):
         return _config_error(error, root)
     lines = [line.strip() for line in text.splitlines() if line.strip()]
+    if isinstance(root, OverrideParseException):
+        told = lines[0].split(" See https")[0]
+        return f"{root.override}: not as Hydra reads words ({told}); quote brackets and commas twice: 'option=\"a(1)\"'"
     if isinstance(root, HydraException):
         return _group_error(lines)
     if isinstance(root, OSError) and root.strerror and root.filename:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from sparsign.compressors.parts.transforms import ChannelMask, found
 from sparsign.compressors.pruning.cut import remove_filters
-from sparsign.models.cutting import cut, cuttable
+from sparsign.models.cutting import cut, cuttable, numbers
 
 NOTHING_DEAD = "no channel is dead in all of its stream"
 
@@ -66,4 +66,4 @@ def _run(model: nn.Module, example: Tensor) -> None:
 
 
 def _count(model: nn.Module) -> int:
-    return sum(p.numel() for p in model.parameters())
+    return sum(getattr(module, name).numel() for module, name in numbers(model))

@@ -17,6 +17,8 @@ from sparsign.pipeline import cli
 from sparsign.pipeline.lock import InUseError
 
 FAILURE = "failure.json"
+CLOCKS = 2.0
+"""Seconds by which the clock of a disk may differ from ours."""
 T = TypeVar("T")
 
 
@@ -41,10 +43,10 @@ def goes_on(job: Callable[[], T], folder: Path) -> T | None:
         return None
 
 
-def failures(sweep: Path) -> dict[str, str]:
-    """Job folder below the sweep's -> why it failed, of all jobs that failed last time they ran."""
+def failures(sweep: Path, since: float = 0.0) -> dict[str, str]:
+    """Job folder below the sweep's -> why it failed, of all jobs that failed last time they ran, then or later."""
     found = {}
-    for path in sorted(sweep.rglob(FAILURE)):
+    for path in sorted(path for path in sweep.rglob(FAILURE) if path.stat().st_mtime >= since):
         try:
             found[str(path.parent.relative_to(sweep))] = str(json.loads(path.read_text())["reason"])
         except (ValueError, KeyError, TypeError):
@@ -53,10 +55,16 @@ def failures(sweep: Path) -> dict[str, str]:
 
 
 class SweepFailures(Callback):
-    """At the end of a multirun: one line per failed job, and an exit code that is not 0."""
+    """At the end of a multirun: one line per job of it that failed, and an exit code that is not 0.
+
+    What jobs of an earlier sweep in the same folder said is not this one's: their options may have been mended.
+    """
+
+    def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
+        self.since = time.time() - CLOCKS
 
     def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
-        failed = failures(Path(config.hydra.sweep.dir))
+        failed = failures(Path(config.hydra.sweep.dir), self.since)
         for job, reason in failed.items():
             print(f"failed: {job}: {reason}", file=sys.stderr)
         cli.FAILED.extend(failed)

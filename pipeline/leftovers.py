@@ -12,7 +12,7 @@ from sparsign.compressors.parts.transforms import Quantizer, attach, encode_laye
 from sparsign.models.graph import batchnorm_affine
 from sparsign.models.react import ChannelShift
 from sparsign.pipeline.memory_format import lay_out
-from sparsign.pipeline.trained import Trained
+from sparsign.pipeline.trained import Trained, held_out_top1
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -42,10 +42,10 @@ def round_leftovers(run: Trained, console: Console) -> None:
     kind = run.config.leftovers
     if kind == "fp32":
         return
-    run.model.cpu()  # where a resumed run will round
-    before = _held_out(run)
+    lay_out(run.model.cpu().eval(), torch.contiguous_format)  # where and how a resumed run will round
+    before = held_out_top1(run)
     to_precision(run.model, kind)
-    after = _held_out(run)
+    after = held_out_top1(run)
     told = "no images are held out to measure it on"
     if before is not None and after is not None:
         told = f"held-out top-1 {100 * before:.2f} % before, {100 * after:.2f} % after"
@@ -108,17 +108,3 @@ def rounded(name: str, tensor: Tensor, kind: str) -> Tensor:
         worst = tensor.abs().max().item()
         raise ValueError(f"leftovers={kind}: {name} holds {worst:.3g}, which {kind} does not; expected bf16 or fp32")
     return near
-
-
-@torch.no_grad()
-def _held_out(run: Trained) -> float | None:
-    """Top-1 on the validation images, as `test_top1` measures it on others; None where nothing is held out."""
-    lay_out(run.model.eval(), torch.contiguous_format)
-    device = next(run.model.parameters()).device
-    right = total = 0
-    for images, labels in run.data.val_dataloader():
-        right += int(
-            (run.model(images.to(device, memory_format=torch.contiguous_format)).cpu().argmax(1) == labels.cpu()).sum()
-        )
-        total += len(labels)
-    return right / total if total else None

@@ -48,7 +48,7 @@ class StageModule(pl.LightningModule):
         self.on_epoch, self.distill, self.temperature = on_epoch, distill, temperature
         # Held outside the module tree: neither belongs into the checkpoint.
         object.__setattr__(self, "teacher", teacher)
-        object.__setattr__(self, "forward_net", forward or net)
+        object.__setattr__(self, "forward_net", net if forward is None else forward)  # a compiled one has no truth
 
     def setup(self, stage: str) -> None:
         """Freezes what this stage does not train, before DDP takes stock of the gradients to share."""

@@ -11,9 +11,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
 from omegaconf import OmegaConf
 
-from sparsign.pipeline import ranks
+from sparsign.pipeline import cli, ranks
 from sparsign.pipeline.folder import VOLATILE
 from sparsign.pipeline.plan import stages_help
 
@@ -22,19 +24,36 @@ PROCESS = uuid.uuid4().hex[:6]
 STARTED = time.time()
 
 
-def folder_name(overrides: list[str]) -> str:
+def folder_name(overrides: list[str], swept: str = "") -> str:
     """A folder name of letters, digits and `._+-` that the same overrides always get and no others do.
 
     Whatever else they contain is replaced, and what is too long is cut: then a hash keeps the names apart. Options that
-    change only where and how a job runs are left out.
+    change only where and how a job runs are left out, but for the `swept`, by commas, which tell jobs apart.
     """
-    told = sorted(o for o in overrides if o.split("=")[0] not in VOLATILE and o.split(".")[0] not in VOLATILE)
+    told = sorted(o for o in overrides if o.split("=")[0] in swept.split(",") or not _volatile(o))
     plain = all(re.fullmatch(r"[\w.]+=[\w.,-]*", o, re.ASCII) for o in told)
     safe = (re.sub(r"[^\w.+-]+", "_", o.replace("=", "-").replace(",", "+"), flags=re.ASCII).strip("_") for o in told)
     name = "__".join(safe)
     if len(name) > LONGEST_NAME or not plain:
         name = f"{name[: LONGEST_NAME - 9]}-{hashlib.sha256(repr(told).encode()).hexdigest()[:8]}"
     return name or "default"
+
+
+def _volatile(override: str) -> bool:
+    return override.split("=")[0] in VOLATILE or override.split(".")[0] in VOLATILE
+
+
+def names_of_jobs(words: list[str]) -> list[str]:
+    """What to add to the words of a sweep over options that job folders are not named by: its own are."""
+    if not cli.MULTIRUN & set(words):
+        return []
+    parser = OverridesParser.create()
+    swept = []
+    for word in filter(_volatile, words):
+        with suppress(HydraException):  # a word that is none is Hydra's to refuse
+            swept += [word.split("=")[0]] if parser.parse_override(word).is_sweep_override() else []
+    listed = ",".join(swept)
+    return [f"hydra.sweep.subdir='${{job_dir:${{hydra.overrides.task}},\"{listed}\"}}'"] if swept else []
 
 
 def sweep_dir(name: str | None, overrides: list[str]) -> str:

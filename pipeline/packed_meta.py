@@ -11,16 +11,16 @@ from sparsign.datamodules import registry as datasets
 from sparsign.datamodules.base import ImageData
 from sparsign.models import registry as models
 from sparsign.pipeline import build, origin
-from sparsign.pipeline.trained import Trained
+from sparsign.pipeline.trained import Trained, held_out_top1
 
 
 def packed_meta(config: DictConfig, run: Trained) -> dict[str, Any]:
     """Plain values for the packed header. `before_top1` is the unpruned network's: the end of a pretrain stage. It is
-    the float network's too where the form is float."""
+    the float network's too where the form is float. `val_top1` is measured here, on the network that is packed: the
+    rows of the last epoch were before BN was re-estimated, or before what a stage of no epochs did."""
     plain = build.plain(config)
     names = list(run.top1)
     before = run.top1[names[0]] if names[0].startswith("pretrain") else None
-    held_out = [row["val_top1"] for row in run.folder.read_metrics() if "val_top1" in row]
     ours = origin.code()["sparsign"]  # None where the checkout is on the path and nothing is installed
     return ({"sparsign": ours} if ours else {}) | {
         "model": {
@@ -38,7 +38,7 @@ def packed_meta(config: DictConfig, run: Trained) -> dict[str, Any]:
         "compressor": {"name": plain["compressor"]["name"]} | run.compressor.accounting(),
         "seed": plain["seed"],
         "accuracy": {
-            "val_top1": held_out[-1] if held_out else None,
+            "val_top1": held_out_top1(run),
             "before_top1": before,
             "float_top1": before if plain["model"]["form"] == "float" else None,
             "trained_top1": run.top1[names[-1]],

@@ -97,7 +97,6 @@ def contents(run: Trained, plan: StagePlan) -> dict[str, Any]:
     config = build.plain(run.config)
     device = next(run.model.parameters()).device
     later = {*run.compressor.AFTER_PRETRAIN, "_target_", "name"}
-    images, labels = next(iter(run.data.test_dataloader()))
     return {
         "stage": plan.told,
         "compressor": {k: v for k, v in config["compressor"].items() if k not in later},
@@ -105,7 +104,7 @@ def contents(run: Trained, plan: StagePlan) -> dict[str, Any]:
         "model": config["model"],
         "dataset": {k: v for k, v in config["dataset"].items() if f"dataset.{k}" not in VOLATILE},
         "root": str(Path(config["dataset"]["root"]).expanduser().resolve()),
-        "images": _digest({"images": images, "labels": labels}),
+        "images": _digest(run.data.contents()),
         "network": _digest(run.model.state_dict()),
         "seed": config["seed"],
         "trainer": {k: config["trainer"][k] for k in ("channels_last", "compile", "deterministic", "devices")},

@@ -10,7 +10,7 @@ from omegaconf import DictConfig
 from torch import Tensor, nn
 
 from sparsign.compressors.base import Compressor
-from sparsign.datamodules.base import ImageData
+from sparsign.datamodules.base import Batches, ImageData
 from sparsign.pipeline.folder import RunFolder
 from sparsign.pipeline.memory_format import lay_out
 from sparsign.pipeline.plan import StagePlan
@@ -35,17 +35,32 @@ class Trained:
     logits: Tensor | None = None
 
 
-@torch.no_grad()
 def test_top1(run: Trained) -> float:
-    """Top-1 on the test set in fp32, as a fraction; keeps the logits.
+    """Top-1 on the test set in fp32, as a fraction; keeps the logits."""
+    run.logits, labels = _answers(run, run.data.test_dataloader())
+    return _top1(run.logits, labels)
+
+
+def held_out_top1(run: Trained) -> float | None:
+    """Top-1 on the validation images, measured the same way; None where nothing is held out."""
+    batches = run.data.val_dataloader()
+    return _top1(*_answers(run, batches)) if len(batches) else None
+
+
+@torch.no_grad()
+def _answers(run: Trained, batches: Batches) -> tuple[Tensor, Tensor]:
+    """Logits and labels of all images.
 
     In the memory layout of the packed network: others sum in another order, and a last bit flips a binary activation.
     """
     lay_out(run.model.eval(), torch.contiguous_format)
     device = next(run.model.parameters()).device
     answers, truth = [], []
-    for images, labels in run.data.test_dataloader():
+    for images, labels in batches:
         answers.append(run.model(images.to(device, memory_format=torch.contiguous_format)).cpu())
         truth.append(labels.cpu())
-    run.logits = torch.cat(answers)
-    return (run.logits.argmax(1) == torch.cat(truth)).double().mean().item()
+    return torch.cat(answers), torch.cat(truth)
+
+
+def _top1(logits: Tensor, labels: Tensor) -> float:
+    return (logits.argmax(1) == labels).double().mean().item()

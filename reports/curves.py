@@ -22,7 +22,7 @@ COLUMNS = 2
 def read_metrics(path: Path) -> list[Row]:
     """Rows of a metrics.jsonl, in order; a last line cut short by a kill is left out."""
     rows = []
-    for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else []:
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else []:
         try:
             row = json.loads(line)
         except json.JSONDecodeError:

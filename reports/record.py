@@ -86,12 +86,14 @@ def data_rate(layers: list[dict[str, Any]]) -> float | None:
 
 
 def speed(report: dict[str, Any]) -> dict[str, Any]:
-    """The packed engine at batch 1 and one thread: milliseconds, times torch fp32, and which engine."""
+    """The packed engine at batch 1 and one thread: milliseconds, times torch fp32 where known, which engine."""
     rows = [r for r in report["speed"] if (r["batch"], r["threads"]) == (1, 1) and is_ours(r["engine"])]
     if not rows:
         return {}
     best = min(rows, key=lambda row: row["milliseconds"])
-    found = {"milliseconds": round(best["milliseconds"], 4), "speedup": round(best["ratio_to_torch_fp32"], 3)}
+    found = {"milliseconds": round(best["milliseconds"], 4)}
+    if best["ratio_to_torch_fp32"] is not None:  # of a network that cannot be built here
+        found["speedup"] = round(best["ratio_to_torch_fp32"], 3)
     return found | {"engine": f"{best['engine']}, {best['isa']}"}
 
 

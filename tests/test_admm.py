@@ -49,19 +49,29 @@ def test_progressive_and_combined_steps_meet_at_the_final_ratio():
     [
         ({"pfr": 1.0}, r"compressor.pfr=1.0: expected a value in \[0, 1\)"),
         ({"structure": "rows"}, "compressor.structure=rows"),
-        ({"ratios": {"conv1": -0.1}}, "compressor.ratios=-0.1"),
+        ({"ratios": {"conv1": -0.1}}, "compressor.ratios.conv1=-0.1"),
         ({"rhos": []}, "compressor.rhos"),
         ({"pfr": 0.0, "quantize": "none"}, "compressor.pfr=0"),
         ({"quantize": "bits", "bits": 1}, "bits=1"),
         ({"freeze_rounds": 2}, "compressor.freeze_rounds=2: expected 0 with quantize=ternary"),
         ({"ratios": {"conv1x": 0.5}}, r"compressor.ratios.conv1x=0.5: .* \(did you mean conv1"),
         ({"layer_bits": {"stem": 3}}, "compressor.layer_bits.stem=3: the model has no such layer"),
+        ({"layer_bits": {"conv1": 3}}, "compressor.layer_bits.conv1=3: the layer is left float; expected it"),
+        (
+            {"pfr": 0.0, "structure": "filter", "ratios": {"fc": 0.5}},
+            "compressor.ratios.fc=0.5: the last layer's filters",
+        ),
     ],
 )
 def test_bad_options_are_one_clear_line(options, message):
     with pytest.raises(ValueError, match=message) as caught:
         ADMM(**options).prepare(Residual(), EXAMPLE)
     assert "\n" not in str(caught.value)
+
+
+def test_layers_with_ratios_of_their_own_have_no_one_ratio_asked():
+    assert ADMM(pfr=0.4).accounting()["pfr"] == 0.4
+    assert ADMM(pfr=0.4, ratios={"conv1": 0.5}).accounting()["pfr"] is None
 
 
 def test_the_unit_of_the_ratio_follows_the_structure():

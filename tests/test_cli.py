@@ -29,7 +29,8 @@ TYPED = {
     "seed=null": "seed=null: ",
     "~compressor.pfr": "~compressor.pfr: ",
     "compressor.pfr": "compressor.pfr",
-    "compressor.pfr=[": "input '['",
+    "compressor.pfr=[": "compressor.pfr=[: not as Hydra reads words (no viable alternative at input '[')",
+    "resume=my(1).x": "resume=my(1).x: not as Hydra reads words (",
     "+model=resnet18": "model appears more than once",
     "model=resnet18,resnet20": "model=resnet18,resnet20",
     "compressor.pfr=${nothing}": "Interpolation key 'nothing' not found",
@@ -56,6 +57,12 @@ TYPED = {
     "schedule.prune.warmup=-1": "schedule.prune.warmup=-1.0: expected a value in [0, inf)",
     "schedule.prune.clip=0": "schedule.prune.clip=0.0: expected a value in (0, inf)",
     "objective=[top1]": "objective=top1: expected a value in val_top1 | bytes | milliseconds",
+    "objective=[]": "objective=[]: expected at least one of val_top1 | bytes | milliseconds",
+    "++compressor.foo=1": "compressor.foo: no such option",
+    "++compressor.pfx=1": "compressor.pfx: no such option (did you mean pfr?)",
+    "+foo=1": "foo: no such option",
+    "++trainer.foo=1": "trainer.foo: no such option",
+    "compressor.pfr.x=1": "compressor.pfr",
     "hydra/launcher=joblib_": 'hydra/launcher=joblib_ needs a package: pip install "sparsign[joblib]"',
     "trainer.accelerator=tpu": "trainer.accelerator=tpu: expected a value in auto | cpu | gpu",
 }
@@ -82,8 +89,20 @@ def test_a_sweeper_is_told_what_objective_names_in_its_order(configuration):
             train.objective(configuration(f"objective=[{asked}]"), report)
 
 
+def test_what_a_sweeper_would_miss_is_named_before_training(configuration, tmp_path):
+    with pytest.raises(
+        ValueError, match=r"^objective=milliseconds: nothing is timed; expected latency\.seconds above 0"
+    ):
+        build.validate(configuration("objective=[bytes,milliseconds]", "latency.seconds=0"))
+    none_held_out = configuration("objective=[val_top1,bytes]", "dataset.val_fraction=0", "model=resnet20")
+    with pytest.raises(ValueError, match=r"^objective=val_top1: no images are held out"):
+        train.run(none_held_out, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
 def test_mappings_of_a_method_need_no_plus():
     assert cli.spelled("compressor.ratios={conv1: 0.5}") == "++compressor.ratios={conv1: 0.5}"
+    assert cli.spelled("compressor.ratios.conv1=0.5") == "++compressor.ratios.conv1=0.5"
     for other in ("compressor.pfr=0.5", "+compressor.ratios={a: 1}", "model.options={a: 1}", "--help"):
         assert cli.spelled(other) == other
 

@@ -173,7 +173,7 @@ def test_values_in_range_pass(name, value):
      ("kind", "c", "x.kind=c: expected a value in a | b"), ("kind", None, "x.kind=None"),
      ("limit", 0, "x.limit=0: expected a value in [1, inf)"),
      ("sizes", [4, 0], "x.sizes=0: expected a value in [1, inf)"),
-     ("ratios", {"a": 0.5, "b": 1.0}, "x.ratios=1.0: expected a value in [0, 1)"),
+     ("ratios", {"a": 0.5, "b": 1.0}, "x.ratios.b=1.0: expected a value in [0, 1)"),
      ("free", math.nan, "x.free=nan: expected a value in (-inf, inf)"), ("free", math.inf, "x.free=inf"),
      ("inner", Inner(0), "x.inner.depth=0: expected a value in [1, inf)")],
 )  # fmt: skip

@@ -1,7 +1,11 @@
 """`sparsign.load`: a packed file as a module, in both engines, and what torch's compilers make of it."""
 
+import gc
+import os
+import signal
 import subprocess
 import sys
+import threading
 
 import pytest
 import torch
@@ -9,7 +13,8 @@ from test_engine import IMAGES, ternarise, unit_codes
 from tiny_nets import INPUT, build
 
 import sparsign
-from sparsign.kernels.engine import native
+from sparsign.kernels import module
+from sparsign.kernels.engine import NativeEngine, native
 from sparsign.kernels.reference import ReferenceEngine
 from sparsign.packing.file import write
 from sparsign.packing.trace import to_packed
@@ -62,6 +67,67 @@ def test_compile_and_export_take_the_whole_network(file, engine):
     exported = torch.export.export(net, (IMAGES,), dynamic_shapes=({0: batch},)).module()
     del net
     torch.testing.assert_close(exported(IMAGES[:3]), expected[:3], atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("engine", ["native", "reference"])
+def test_logits_are_fp32_whatever_is_around(file, engine):
+    if engine == "native" and native() is None:
+        pytest.skip("the compiled engine was not built")
+    net = sparsign.load(file, engine)
+    expected = net(IMAGES)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(net(IMAGES), expected)
+    for change in (torch.nn.Module.half, torch.nn.Module.bfloat16, torch.nn.Module.double):
+        assert torch.equal(change(net)(IMAGES), expected)
+
+
+@needs_native
+def test_the_environment_names_the_instruction_set(file, monkeypatch):
+    for isa in native().isas():
+        monkeypatch.setenv("SPARSIGN_ISA", isa)
+        net = sparsign.load(file)
+        assert net.isa == isa and module._engine(net.file, net.isa, net.threads).isa == isa
+    assert sparsign.load(file, isa="generic").isa == "generic"
+    monkeypatch.setenv("SPARSIGN_ISA", "reference")
+    assert sparsign.load(file).engine == "reference"
+    with pytest.raises(ValueError, match=r"engine=native, but isa or SPARSIGN_ISA is reference"):
+        sparsign.load(file, "native")
+    monkeypatch.setenv("SPARSIGN_ISA", "mmx")
+    with pytest.raises(ValueError, match="mmx"):
+        sparsign.load(file)
+
+
+@needs_native
+def test_engines_stay_ready_as_long_as_their_modules_and_no_longer(file, monkeypatch):
+    before, made = len(module._prepared), []
+    monkeypatch.setattr(module, "NativeEngine", lambda *arguments: made.append(1) or NativeEngine(*arguments))
+    nets = [sparsign.load(file) for _ in range(40)]
+    for net in nets * 2:
+        net(IMAGES)
+    assert len(made) == 40 and len(module._prepared) == before + 40
+    del nets, net
+    gc.collect()
+    assert len(module._prepared) == before
+
+
+@needs_native
+@pytest.mark.filterwarnings("ignore")  # Python's own, of forks beside threads
+def test_a_child_runs_though_its_parent_forked_in_the_middle_of_a_load(file):
+    net = sparsign.load(file)
+    with module._lock:  # as another thread of the parent would
+        child = threading.Thread(target=lambda: codes.append(os.waitpid(fork(net), 0)[1]))
+        codes: list[int] = []
+        child.start()
+        child.join(60)
+    assert codes == [0]
+
+
+def fork(net) -> int:
+    if pid := os.fork():
+        return pid
+    signal.alarm(20)  # ends a child that hangs
+    net(IMAGES)
+    os._exit(0)
 
 
 def test_bad_arguments_are_named(file, tmp_path):

@@ -9,7 +9,7 @@ import torch
 import torchvision
 from exported import INDEXED, ZOO, assert_same, nets
 from test_packing_ops import CASES, P, X, made
-from tiny_nets import INPUT
+from tiny_nets import INPUT, build
 
 from benchmarks.architectures import every_third_gone
 from sparsign.export import Options, convert, onnx_check, onnx_model, onnx_ops
@@ -131,6 +131,12 @@ def test_values_that_dequantize_linear_has_not_are_refused(packed, kind, bits, s
     with pytest.raises(ValueError, match=f"--weights int{bits}-dequantize: {said}"):
         convert(packed[kind], "onnx", Options(f"int{bits}-dequantize"))
     assert "weights float; largest error" in convert(packed[kind], "onnx").note
+
+
+def test_integers_for_a_network_without_codes_are_refused():
+    model = to_packed(build("chain", 0), lambda layer: None, INPUT)
+    with pytest.raises(ValueError, match="--weights int2-dequantize: all layers are float, expected float"):
+        convert(model, "onnx", Options("int2-dequantize"))
 
 
 @pytest.mark.parametrize("file", ZOO, ids=lambda path: path.stem)

@@ -120,6 +120,22 @@ def test_own_folders_with_and_without_a_split(tmp_path):
 
 
 @pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("change", ["other", "more", "fewer"])
+def test_contents_tell_of_every_training_file(tmp_path, change):
+    def told():
+        found = folder_of(tmp_path, val_fraction=0.2).contents()
+        return {name: value.tolist() if hasattr(value, "tolist") else value for name, value in found.items()}
+
+    write_folders(tmp_path)
+    before, last = told(), tmp_path / "train" / "n02" / "9.JPEG"
+    assert told() == before and len(before["train"]) == 16 and len(before["val"]) == 4
+    if change == "fewer":
+        last.unlink()
+    else:
+        Image.fromarray(pixels(40, 50, 3)).save(last if change == "other" else last.with_name("10.JPEG"))
+    assert told() != before
+
+
 @pytest.mark.parametrize(("asked", "begun"), [(0, 0), (1, 1), (9, 2)])
 def test_no_more_workers_than_processors(tmp_path, monkeypatch, asked, begun):
     write_folders(tmp_path)

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
-from sparsign.pipeline.naming import LONGEST_NAME, folder_name, run_dir, sweep_dir
+from sparsign.pipeline.naming import LONGEST_NAME, folder_name, names_of_jobs, run_dir, sweep_dir
 
 
 def test_runs_of_one_second_have_folders_of_their_own(tmp_path, monkeypatch):
@@ -62,6 +62,16 @@ def test_job_folders_have_short_valid_names_of_their_own():
     assert len(set(names)) == len(names)
     assert all(re.fullmatch(r"[\w.+-]+", n, re.ASCII) and len(n) <= LONGEST_NAME for n in names), names
     assert folder_name(["compressor.pfr=0.2", "seed=1"]) == "compressor.pfr-0.2__seed-1"
+
+
+def test_a_sweep_over_where_and_how_names_its_jobs_by_it():
+    assert names_of_jobs(["seed=0,1", "-m", "dataset.root=/data", "trainer.threads=2"]) == []
+    assert names_of_jobs(["dataset.root=/a,/b"]) == []
+    assert names_of_jobs(["-m", "latency.batches=[1,8]", "dataset.root=/a,/b", "logger='"]) == [
+        "hydra.sweep.subdir='${job_dir:${hydra.overrides.task},\"dataset.root\"}'"
+    ]
+    jobs = [[f"dataset.root={root}", "trainer.threads=2", "seed=1"] for root in ("a", "b")]
+    assert [folder_name(job, "dataset.root") for job in jobs] == ["dataset.root-a__seed-1", "dataset.root-b__seed-1"]
 
 
 @given(st.lists(st.text(), max_size=4).map(sorted), st.lists(st.text(), max_size=4).map(sorted))

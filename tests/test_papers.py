@@ -158,6 +158,12 @@ def test_a_run_is_in_the_ledger_once(tmp_path):
         load_ledger(path)
 
 
+def test_what_is_no_text_is_named(tmp_path):
+    (tmp_path / "a.jsonl").write_bytes(b"\x9c\x00")
+    with pytest.raises(ValueError, match=r"a\.jsonl: not a ledger: no UTF-8 text"):
+        load_ledger(tmp_path / "a.jsonl")
+
+
 def test_missing_keys_and_broken_lines_name_the_line(tmp_path):
     short = {k: v for k, v in ROW.items() if k != "ratio"}
     with pytest.raises(ValueError, match="missing ratio"):

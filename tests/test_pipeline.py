@@ -19,12 +19,14 @@ import yaml
 from rich.console import Console
 from torch import nn
 
+import sparsign
 from sparsign import train
 from sparsign.compressors.wpc import WPC
 from sparsign.configs.schema import DatasetConfig, LatencyConfig, TrainerConfig
 from sparsign.evaluation.repack import repack
 from sparsign.packing.file import read
 from sparsign.pipeline import build, origin
+from sparsign.pipeline.failures import SweepFailures, failures
 from sparsign.pipeline.folder import RunFolder
 from sparsign.pipeline.plan import resolve, without_effect
 from sparsign.pipeline.tracking import CsvTracker
@@ -298,6 +300,65 @@ def test_a_failing_job_does_not_end_its_sweep(tmp_path):
     assert good.parent != bad.parent and reason in json.loads(bad.read_text())["reason"]
     second = cli("train.py", *arguments, cwd=tmp_path)
     assert second.returncode == 1 and second.stdout.count("nothing to do") == 1
+
+
+def test_an_earlier_sweeps_failures_are_not_this_ones(tmp_path):
+    told = tmp_path / "s" / "job" / "failure.json"
+    told.parent.mkdir(parents=True)
+    told.write_text(json.dumps({"reason": "an option of then"}))
+    callback = SweepFailures()
+    for seconds, failed in ((-60, {}), (0, {"job": "an option of then"})):
+        os.utime(told, (time.time() + seconds,) * 2)
+        callback.on_multirun_start(None)
+        assert failures(tmp_path / "s", callback.since) == failed
+
+
+def test_a_sweep_over_where_and_how_has_a_folder_for_every_job(tmp_path):
+    """`-m` may stand at the end, behind options."""
+    words = [w for w in TINY if not w.startswith("trainer.threads")]
+    swept = "trainer.threads=1,2"
+    result = cli("train.py", *words, swept, "compressor=twn", "schedule=smoke", "sweep=s", "-m", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    reports = list((tmp_path / "multirun" / "s").glob("*/report.json"))
+    assert len(reports) == 2 and "nothing to do" not in result.stdout
+
+
+def test_a_compiled_network_trains(configuration, tmp_path, monkeypatch, plain_page):
+    """torch's compiled modules have no length: whatever asks for their truth raises."""
+    called = []
+
+    class Compiled:
+        def __init__(self, net: nn.Module) -> None:
+            self.net = net
+
+        def __len__(self) -> int:
+            raise TypeError(f"{type(self.net).__name__} does not support len()")
+
+        def __call__(self, images: torch.Tensor) -> torch.Tensor:
+            called.append(len(images))
+            return self.net(images)
+
+    monkeypatch.setattr(torch, "compile", Compiled)
+    options = ["compressor=twn", "model=lenet5", *TINY_DATA, "dataset.image_size=28", "schedule=smoke"]
+    files = [(tmp_path / name / "model.sparsign") for name in ("compiled", "plain")]
+    for path, compiled in zip(files, ("true", "false"), strict=True):
+        train.run(configuration(*options, f"trainer.compile={compiled}", "trainer.threads=1"), path.parent)
+    assert called and files[0].read_bytes() == files[1].read_bytes()
+
+
+def test_held_out_accuracy_is_that_of_the_network_that_is_packed(configuration, tmp_path, plain_page):
+    """Not that of the last epoch: here a prune stage of none comes after it."""
+    config = configuration(
+        *TINY, "schedule=smoke", "schedule.pretrain.epochs=2", "schedule.finetune.epochs=0", "compressor.pfr=0.6",
+        "compressor.layer_cap=0.9", "compressor.min_filters=2", "dataset.limit=300", "dataset.val_fraction=0.5",
+    )  # fmt: skip
+    report = train.run(config, tmp_path / "run")
+    packed, right = sparsign.load(tmp_path / "run" / "model.sparsign", "reference"), []
+    for images, labels in build.data(config).val_dataloader():
+        right += (packed(images).argmax(1) == labels).tolist()
+    rows = [row["val_top1"] for row in RunFolder(tmp_path / "run").read_metrics() if "val_top1" in row]
+    assert report["accuracy"]["val_top1"] == pytest.approx(sum(right) / 150) and len(right) == 150
+    assert report["accuracy"]["val_top1"] != rows[-1]
 
 
 def test_a_proof_that_says_different_is_an_error(finished, tmp_path, configuration):

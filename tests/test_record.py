@@ -68,6 +68,14 @@ def test_storage_with_indices_is_summed_over_layers():
     assert record.storage_bytes([layer()]) == {}
 
 
+def test_a_network_that_cannot_be_built_here_has_a_time_but_no_speed_up():
+    report = a_report()
+    assert record.speed(report) == {"milliseconds": 0.5, "speedup": 8.0, "engine": "native, AVX2"}
+    for row in report["speed"]:
+        row["ratio_to_torch_fp32"] = None
+    assert record.speed(report) == {"milliseconds": 0.5, "engine": "native, AVX2"}
+
+
 def test_a_folder_without_a_finished_run_is_refused(tmp_path):
     with pytest.raises(FileNotFoundError, match="no such report"):
         record.read_run(tmp_path)

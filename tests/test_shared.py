@@ -91,7 +91,8 @@ def test_what_acts_on_the_pretrain_stage_is_another_entry(composed, tmp_path):
     assert len({own, *others}) == 1 + len(changes)
 
 
-def test_other_images_under_the_same_root_are_another_entry(composed, tmp_path, monkeypatch):
+@pytest.mark.parametrize("part", ["train_images", "train_labels", "test_images"])
+def test_other_images_under_the_same_root_are_another_entry(part, composed, tmp_path, monkeypatch):
     def key() -> str:
         run = prepare(composed("stq_a"), RunFolder(tmp_path))
         return Entry(tmp_path, contents(run, run.plan[0])).key
@@ -100,7 +101,8 @@ def test_other_images_under_the_same_root_are_another_entry(composed, tmp_path, 
 
     def negative(self: TinyImages) -> Split:
         split = read(self)
-        return replace(split, test_images=255 - split.test_images)
+        whole = getattr(split, part)
+        return replace(split, **{part: whole.flip(0) if "labels" in part else 255 - whole})
 
     monkeypatch.setattr(TinyImages, "read", negative)
     assert key() != before

@@ -27,7 +27,7 @@ def one_conv(codes, scale=None, **kept):
     nodes = [
         Node("input", "input"),
         Node("conv", "conv", ("input",), codes=layer(codes.astype(int), scale, **kept)),
-        Node("affine", "bn", ("conv",), tensors={k: np.ones(rows, np.float32) for k in ("scale", "shift")}),
+        Node("affine", "bn", ("conv",), tensors={k: np.full(rows, 2, np.float32) for k in ("scale", "shift")}),
         Node("globalavgpool", "pool", ("bn",)),
         Node("flatten", "flat", ("pool",)),
         Node("linear", "fc", ("flat",), codes=head),
@@ -52,6 +52,15 @@ def test_sizes_by_hand():
     assert total.theoretical_bits == conv.theoretical_bits + 32 * 32
     assert total.entropy_bound_bytes == math.ceil((conv.entropy_bits + 32 * 32) / 8)
     assert total_size(packed, conv_only=True) == conv
+
+
+def test_a_learned_shift_counts_its_numbers_once():
+    """It is packed as an affine map whose scale is 1."""
+    tensors = {"scale": np.ones(8, np.float32), "shift": np.arange(8, dtype=np.float32)}
+    size = node_size(Node("affine", "shift", ("x",), tensors=tensors), 8)
+    assert (size.parameters, size.nonzeros, size.theoretical_bits, size.entropy_bits) == (8, 7, 256, 256)
+    other = node_size(Node("affine", "bn", ("x",), tensors=tensors | {"scale": 2 * tensors["scale"]}), 8)
+    assert other.parameters == 16
 
 
 def test_many_codes_are_modelled_only_where_that_saves_a_hundredth(monkeypatch):
