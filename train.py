@@ -130,7 +130,7 @@ def _check_held_out(config: DictConfig, trained: Trained) -> None:
     searches = hydra_config is not None and hydra_config.mode == RunMode.MULTIRUN
     searches = searches and not hydra_config.sweeper._target_.endswith("BasicSweeper")
     asked = "val_top1" in config.objective and (searches or len(config.objective) > 1)
-    if asked and len(trained.data.val_dataloader()) == 0:
+    if asked and next(iter(trained.data.val_dataloader()), None) is None:
         raise ValueError("objective=val_top1: no images are held out; expected dataset.val_fraction above 0")
 
 

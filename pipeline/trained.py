@@ -37,19 +37,20 @@ class Trained:
 
 def test_top1(run: Trained) -> float:
     """Top-1 on the test set in fp32, as a fraction; keeps the logits."""
-    run.logits, labels = _answers(run, run.data.test_dataloader())
-    return _top1(run.logits, labels)
+    answers, labels = _answers(run, run.data.test_dataloader())
+    run.logits = torch.cat(answers)
+    return _top1(run.logits, torch.cat(labels))
 
 
 def held_out_top1(run: Trained) -> float | None:
     """Top-1 on the validation images, measured the same way; None where nothing is held out."""
-    batches = run.data.val_dataloader()
-    return _top1(*_answers(run, batches)) if len(batches) else None
+    answers, labels = _answers(run, run.data.val_dataloader())
+    return _top1(torch.cat(answers), torch.cat(labels)) if answers else None
 
 
 @torch.no_grad()
-def _answers(run: Trained, batches: Batches) -> tuple[Tensor, Tensor]:
-    """Logits and labels of all images.
+def _answers(run: Trained, batches: Batches) -> tuple[list[Tensor], list[Tensor]]:
+    """Logits and labels of every batch.
 
     In the memory layout of the packed network: others sum in another order, and a last bit flips a binary activation.
     """
@@ -59,7 +60,7 @@ def _answers(run: Trained, batches: Batches) -> tuple[Tensor, Tensor]:
     for images, labels in batches:
         answers.append(run.model(images.to(device, memory_format=torch.contiguous_format)).cpu())
         truth.append(labels.cpu())
-    return torch.cat(answers), torch.cat(truth)
+    return answers, truth
 
 
 def _top1(logits: Tensor, labels: Tensor) -> float:
