@@ -58,11 +58,12 @@ def _engine(file: Tensor, isa: str, threads: int, packed: PackedModel | None = N
     version = 0 if file.is_inference() else file._version  # other bytes may be copied into it: load_state_dict
     key = (file.data_ptr(), version, file.numel(), isa, threads)
     with _lock:
-        if key in _prepared:
+        engine, of = _prepared.get(key, (None, file))
+        if engine is not None and of.data_ptr() == file.data_ptr():  # share_memory() moves a tensor and frees its place
             _prepared.move_to_end(key)
-            return _prepared[key][0]
+            return engine
     packed = loads(file.numpy().tobytes()) if packed is None else packed
-    engine = NativeEngine(packed, isa, threads or None)  # seconds for a large one: others run meanwhile
+    engine = NativeEngine(packed, isa, threads or None)  # outside the lock: other networks run meanwhile
     with _lock:
         _prepared[key] = engine, file
         while len(_prepared) > MOST_PREPARED:

@@ -45,7 +45,7 @@ def _volatile(override: str) -> bool:
 
 def names_of_jobs(words: list[str]) -> list[str]:
     """What to add to the words of a sweep over options that job folders are not named by: its own are."""
-    if not cli.MULTIRUN & set(words):
+    if not cli.MULTIRUN & set(words) or any(word.startswith("hydra.sweep.subdir=") for word in words):
         return []
     parser = OverridesParser.create()
     swept = []

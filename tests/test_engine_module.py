@@ -111,6 +111,17 @@ def test_engines_stay_ready_as_long_as_their_modules_and_no_longer(file, monkeyp
 
 
 @needs_native
+def test_an_engine_whose_file_has_moved_is_not_taken_for_that_of_another_at_its_place(file, packed, tmp_path):
+    """Moving in place, as share_memory() does, frees memory that the next file of that length may get."""
+    net, other = sparsign.load(file), sparsign.load(file)
+    expected = net(IMAGES)
+    key = (net.file.data_ptr(), net.file._version, net.file.numel(), "", 0)
+    assert key in module._prepared
+    module._prepared[key] = (lambda images: torch.zeros(len(images), 4)), other.file
+    assert torch.equal(net(IMAGES), expected)
+
+
+@needs_native
 @pytest.mark.filterwarnings("ignore")  # Python's own, of forks beside threads
 def test_a_child_runs_though_its_parent_forked_in_the_middle_of_a_load(file):
     net = sparsign.load(file)

@@ -120,6 +120,12 @@ def test_own_folders_with_and_without_a_split(tmp_path):
 
 
 @pytest.mark.filterwarnings("ignore")
+def test_nothing_left_to_train_on_is_the_fractions_fault(tmp_path):
+    write_folders(tmp_path)
+    with pytest.raises(ValueError, match=r"^dataset\.val_fraction=0\.99 leaves none of the 20 images to train on$"):
+        folder_of(tmp_path, val_fraction=0.99)
+
+
 @pytest.mark.parametrize("change", ["other", "more", "fewer"])
 def test_contents_tell_of_every_training_file(tmp_path, change):
     def told():

@@ -67,6 +67,7 @@ def test_job_folders_have_short_valid_names_of_their_own():
 def test_a_sweep_over_where_and_how_names_its_jobs_by_it():
     assert names_of_jobs(["seed=0,1", "-m", "dataset.root=/data", "trainer.threads=2"]) == []
     assert names_of_jobs(["dataset.root=/a,/b"]) == []
+    assert names_of_jobs(["-m", "dataset.root=/a,/b", "hydra.sweep.subdir=mine"]) == []
     assert names_of_jobs(["-m", "latency.batches=[1,8]", "dataset.root=/a,/b", "logger='"]) == [
         "hydra.sweep.subdir='${job_dir:${hydra.overrides.task},\"dataset.root\"}'"
     ]
