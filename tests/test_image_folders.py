@@ -126,7 +126,7 @@ def test_nothing_left_to_train_on_is_the_fractions_fault(tmp_path):
         folder_of(tmp_path, val_fraction=0.99)
 
 
-@pytest.mark.parametrize("change", ["other", "more", "fewer"])
+@pytest.mark.parametrize("change", ["other", "same size", "more", "fewer"])
 def test_contents_tell_of_every_training_file(tmp_path, change):
     def told():
         found = folder_of(tmp_path, val_fraction=0.2).contents()
@@ -137,6 +137,9 @@ def test_contents_tell_of_every_training_file(tmp_path, change):
     assert told() == before and len(before["train"]) == 16 and len(before["val"]) == 4
     if change == "fewer":
         last.unlink()
+    elif change == "same size":
+        last.write_bytes(last.read_bytes()[::-1])
+        os.utime(last, ns=(0, last.stat().st_mtime_ns + 1000))
     else:
         Image.fromarray(pixels(40, 50, 3)).save(last if change == "other" else last.with_name("10.JPEG"))
     assert told() != before

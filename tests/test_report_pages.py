@@ -117,6 +117,8 @@ def test_curves_follow_the_stages_and_survive_a_half_written_line(tmp_path):
     assert curves.numbers(rows) == ["train_loss", "val_top1"]
     assert curves.lists(rows) == ["hist"]
     assert curves.read_metrics(tmp_path / "none.jsonl") == []
+    path.write_bytes("".join(lines[:2]).encode() + b"\x9c\x00")
+    assert curves.read_metrics(path) == METRICS[:2]
 
 
 def test_rows_of_a_stages_end_belong_to_its_last_epoch():
