@@ -17,7 +17,7 @@ from rich.console import Console
 from sparsign.compressors import registry
 from sparsign.configs import schema
 from sparsign.configs.screen import screen
-from sparsign.pipeline import build, origin, plugins, ranks
+from sparsign.pipeline import build, objective, origin, plugins, ranks
 from sparsign.pipeline.cli import fails_in_one_line, resume_hint, run_cli
 from sparsign.pipeline.failures import goes_on
 from sparsign.pipeline.folder import RunFolder
@@ -25,7 +25,7 @@ from sparsign.pipeline.naming import names_of_jobs, near, no_empty_folders, regi
 from sparsign.pipeline.phases import phase
 from sparsign.pipeline.plan import without_effect
 from sparsign.pipeline.stages import prepare, run_stages
-from sparsign.pipeline.tracking import NoTracker, measured
+from sparsign.pipeline.tracking import NoTracker
 from sparsign.pipeline.trained import Trained
 
 
@@ -37,26 +37,9 @@ def main(config: DictConfig) -> float | tuple[float, ...] | None:
     folder = Path(hydra_config.runtime.output_dir)
     if hydra_config.mode == RunMode.MULTIRUN:
         sweep = Path(hydra_config.sweep.dir)
-        return goes_on(lambda: objective(config, run(config, near(folder), sweep)), folder)
+        return goes_on(lambda: objective.told(config, run(config, near(folder), sweep)), folder)
     with no_empty_folders(folder):
-        return objective(config, run(config, near(config.resume or folder)))
-
-
-def objective(config: DictConfig, report: dict[str, Any] | None) -> float | tuple[float, ...] | None:
-    """What a sweeper is told of a job: one value or several. None on another rank than 0.
-
-    Raises:
-        ValueError: something that the run does not have.
-    """
-    if report is None:
-        return None
-    found = measured(report)
-    known = {"val_top1": "accuracy/val_top1", "bytes": "size/packed_bytes", "milliseconds": "latency/milliseconds"}
-    values = tuple(found.get(known[name]) for name in config.objective)
-    if list(config.objective) != ["val_top1"] and None in values:
-        told = f"objective={config.objective[values.index(None)]}: this run has none"
-        raise ValueError(f"{told}; expected dataset.val_fraction and latency.seconds above 0")
-    return values if len(values) > 1 else values[0]
+        return objective.told(config, run(config, near(config.resume or folder)))
 
 
 def run(config: DictConfig, path: str | Path, sweep: Path | None = None) -> dict[str, Any] | None:
@@ -102,7 +85,7 @@ def _run(
         with resume_hint(folder, console):
             beside = _float_beside(config)
             trained = prepare(config, folder, _cache(config, sweep))
-            _check_held_out(config, trained)
+            objective.check_held_out(config, trained.data)
             for word in without_effect(_words(), trained.compressor, trained.plan):
                 console.print(f"warning: {word}", soft_wrap=True)
             stages, options = [plan.told for plan in trained.plan], build.plain(config)
@@ -122,16 +105,6 @@ def _run(
     finally:
         tracker.close(failed)
     return proved(report)
-
-
-def _check_held_out(config: DictConfig, trained: Trained) -> None:
-    """Before anything is trained: a search for the best on held-out images needs some. A run alone does not."""
-    hydra_config = HydraConfig.get() if HydraConfig.initialized() else None
-    searches = hydra_config is not None and hydra_config.mode == RunMode.MULTIRUN
-    searches = searches and not hydra_config.sweeper._target_.endswith("BasicSweeper")
-    asked = "val_top1" in config.objective and (searches or len(config.objective) > 1)
-    if asked and next(iter(trained.data.val_dataloader()), None) is None:
-        raise ValueError("objective=val_top1: no images are held out; expected dataset.val_fraction above 0")
 
 
 def _words() -> list[str]:

@@ -17,10 +17,11 @@ from torch import nn
 from sparsign.compressors.base import Compressor
 from sparsign.configs.members import targets
 from sparsign.configs.options import check, near_match
-from sparsign.configs.schema import OBJECTIVES, PRECISIONS
+from sparsign.configs.schema import PRECISIONS
 from sparsign.datamodules.base import ImageData
 from sparsign.models.checks import check_takes
 from sparsign.models.pretrained import load_pretrained
+from sparsign.pipeline import objective
 
 if TYPE_CHECKING:  # it takes seconds to import: only what trains does
     import pytorch_lightning as pl
@@ -51,7 +52,7 @@ def validate(config: DictConfig) -> None:
         )
     if config.leftovers not in PRECISIONS:
         raise ValueError(f"leftovers={config.leftovers}: expected a value in {' | '.join(PRECISIONS)}")
-    _check_objective(config)
+    objective.check(config)
     if not 0 <= config.seed < 2**32:
         raise ValueError(f"seed={config.seed}: expected a value in [0, {2**32})")
     for mine, theirs in (("num_classes", "num_classes"), ("in_channels", "channels"), ("image_size", "image_size")):
@@ -70,17 +71,6 @@ def _check_known(group: DictConfig, schema: type, prefix: str) -> None:
     for name in group:
         if name not in known and name != "_target_":
             raise ValueError(f"{prefix}{name}: no such option{near_match(name, known)}")
-
-
-def _check_objective(config: DictConfig) -> None:
-    """Before anything is trained: whoever names what a sweeper is told must have it measured."""
-    if not config.objective:
-        raise ValueError(f"objective=[]: expected at least one of {' | '.join(OBJECTIVES)}")
-    for name in config.objective:
-        if name not in OBJECTIVES:
-            raise ValueError(f"objective={name}: expected a value in {' | '.join(OBJECTIVES)}")
-    if "milliseconds" in config.objective and config.latency.seconds == 0:
-        raise ValueError("objective=milliseconds: nothing is timed; expected latency.seconds above 0")
 
 
 def _check_name(group: str, name: str, target: str) -> None:

@@ -43,7 +43,7 @@ def run_cli(main: Callable[[], object], name: str) -> None:
     flags = {argument for argument in sys.argv[1:] if argument.startswith("-")}
     if flags and flags <= {"--help", "-h"}:
         overrides = [argument for argument in sys.argv[1:] if argument not in flags]
-        main = partial(print_help, name, overrides)
+        main = partial(to_a_reader, partial(print_help, name, overrides))
     if WANTS_TRACEBACK:
         main()
         return
@@ -52,6 +52,15 @@ def run_cli(main: Callable[[], object], name: str) -> None:
     fails_in_one_line(main)()
     if FAILED:
         raise SystemExit(1)
+
+
+def to_a_reader(show: Callable[[], object]) -> None:
+    """`--help | head`: a reader that has seen enough and closed the pipe is no failure."""
+    try:
+        show()
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes once more at its end
 
 
 def outside() -> None:

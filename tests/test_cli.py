@@ -1,12 +1,15 @@
 """Every failure is one line that names what the user typed; only the unexpected ones speak of exceptions."""
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 from hydra.errors import InstantiationException
 
 from sparsign import evaluate, train
-from sparsign.pipeline import build, cli
+from sparsign.pipeline import build, cli, objective
 from sparsign.pipeline.cli import one_line
 from sparsign.pipeline.pack import check_layer_patterns
 from tests.made_report import a_report
@@ -81,12 +84,12 @@ def test_what_was_typed_wrong_is_named_in_one_line(override, configuration):
 def test_a_sweeper_is_told_what_objective_names_in_its_order(configuration):
     report = a_report(0.9, 1234, val_top1=0.8)
     for asked, told in {"[val_top1]": 0.8, "[bytes]": 1234, "[bytes,val_top1]": (1234, 0.8)}.items():
-        assert train.objective(configuration(f"objective={asked}"), report) == told
+        assert objective.told(configuration(f"objective={asked}"), report) == told
     report |= {"speed": [], "accuracy": report["accuracy"] | {"val_top1": None}}
-    assert train.objective(configuration(), report) is None  # a run alone needs none
+    assert objective.told(configuration(), report) is None  # a run alone needs none
     for asked in ("milliseconds", "bytes,val_top1"):
         with pytest.raises(ValueError, match=rf"^objective={asked.split(',')[-1]}: this run has none; expected "):
-            train.objective(configuration(f"objective=[{asked}]"), report)
+            objective.told(configuration(f"objective=[{asked}]"), report)
 
 
 def test_what_a_sweeper_would_miss_is_named_before_training(configuration, tmp_path):
@@ -98,6 +101,15 @@ def test_what_a_sweeper_would_miss_is_named_before_training(configuration, tmp_p
     with pytest.raises(ValueError, match=r"^objective=val_top1: no images are held out"):
         train.run(none_held_out, tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_a_reader_that_closed_the_pipe_is_no_failure():
+    reader, writer = os.pipe()
+    os.close(reader)
+    code = "from sparsign.pipeline.cli import to_a_reader; to_a_reader(lambda: print('help'))"
+    done = subprocess.run([sys.executable, "-c", code], stdout=writer, stderr=subprocess.PIPE, text=True, check=False)
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_mappings_of_a_method_need_no_plus():
