@@ -44,7 +44,7 @@ def _ran(a: Path, b: Path, reports: list[dict[str, Any]], names: tuple[str, str]
 
 
 def _results(reports: list[dict[str, Any]], names: tuple[str, str]) -> Table:
-    table = Table("result", *names, "b - a", title="what came out")
+    table = Table("result", *names, "difference", title="what came out")
     points: Callable[[float], str] = lambda v: f"{100 * v:.2f}"  # noqa: E731
     rows: list[tuple[str, list[float | None], Callable[[float], str]]] = [
         (f"{name}, %", [report["accuracy"][key] for report in reports], points)
@@ -65,7 +65,7 @@ def _results(reports: list[dict[str, Any]], names: tuple[str, str]) -> Table:
 
 def _layers(reports: list[dict[str, Any]], names: tuple[str, str]) -> Table:
     heads = [f"{what} {name}" for what in ("shape", "bytes") for name in names]
-    table = Table("layer", *heads, "b - a", title="bytes by layer")
+    table = Table("layer", *heads, "difference", title="bytes by layer")
     layers = [{row["name"]: row for row in report["layers"]} for report in reports]
     order = dict.fromkeys(n for pair in zip_longest(*layers) for n in pair if n)
     for name in order:
