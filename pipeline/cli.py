@@ -12,6 +12,7 @@ from itertools import takewhile
 from typing import ParamSpec, TypeVar
 
 from hydra.errors import HydraException, InstantiationException, OverrideParseException
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 from rich.console import Console
 
@@ -25,6 +26,8 @@ HANDED_OVER = "SPARSIGN_ONE_LINE"
 WANTS_TRACEBACK = os.environ.get("HYDRA_FULL_ERROR") == "1" and HANDED_OVER not in os.environ
 EXTRAS = ("joblib", "optuna", "ray", "submitit")
 """Launchers and sweepers that are extras of ours; `submitit_local` is of the last."""
+GROUPS = ("compressor", "model", "dataset", "trainer", "logger", "schedule")
+"""A run has one member of each."""
 MULTIRUN = {"-m", "--multirun"}
 """Put first: argparse takes them nowhere between the words that are swept."""
 FAILED: list[str] = []
@@ -38,7 +41,9 @@ def run_cli(main: Callable[[], object], name: str) -> None:
     with HYDRA_FULL_ERROR=1."""
     fails_in_one_line(outside)()
     sys.argv[1:] = [spelled(argument) for argument in sys.argv[1:]]
-    if MULTIRUN & set(sys.argv[1:]):
+    sweeps = bool(MULTIRUN & set(sys.argv[1:]))
+    fails_in_one_line(lambda: [one_member(argument, sweeps) for argument in sys.argv[1:]])()
+    if sweeps:
         sys.argv[1:] = ["-m", *[a for a in sys.argv[1:] if a not in MULTIRUN]]
     flags = {argument for argument in sys.argv[1:] if argument.startswith("-")}
     if flags and flags <= {"--help", "-h"}:
@@ -73,6 +78,17 @@ def spelled(argument: str) -> str:
     """`++compressor.ratios={conv1: 0.5}` and `++compressor.ratios.conv1=0.5` for the same without ++, which Hydra wants
     for keys that are not there yet."""
     return f"++{argument}" if re.match(r"compressor\.\w+(=\{|\.\w+=)", argument) else argument
+
+
+def one_member(argument: str, sweeps: bool) -> None:
+    """Raises ValueError for what leaves a group without a member or gives it several: `~model`, `model=[a,b]`."""
+    word = re.fullmatch(rf"([~+]*)({'|'.join(GROUPS)})(=(.*))?", argument)
+    if word is None:
+        return
+    sign, group, _, value = word.groups()
+    several = value and (value.startswith("[") or (re.fullmatch(r"[\w,-]*,[\w,-]*", value) and not sweeps))
+    if sign or several or value in (None, "", "null"):
+        raise ValueError(f"{argument}: expected one member, {group}=NAME; to sweep over several: -m {group}=A,B")
 
 
 def fails_in_one_line(task: Callable[P, T]) -> Callable[P, T]:
@@ -120,11 +136,12 @@ def one_line(error: BaseException) -> str:
 def _config_error(outer: BaseException, cause: OmegaConfBaseException) -> str:
     key = cause.full_key or cause.key or ""
     if isinstance(cause, (ConfigKeyError, ConfigAttributeError)) or re.search(r"Key '.*' (is )?not in ", str(cause)):
-        parent = cause.parent_node
-        known = [str(k) for k in parent] if parent is not None else []
-        word = str(cause.key)
-        hint = near_match(word, known) or f"; known: {', '.join(k for k in known if not k.startswith('_')) or 'none'}"
-        return f"{key}: no such option{hint}"
+        parent = OmegaConf.to_container(cause.parent_node) if isinstance(cause.parent_node, DictConfig) else {}
+        known, word = [str(k) for k in parent], str(cause.key)
+        inside = [f"{k}.{word}" for k, node in parent.items() if isinstance(node, dict) and word in node]
+        hint = f" (did you mean {' or '.join(inside)}?)" if inside else near_match(word, known)
+        listed = ", ".join(k for k in known if not k.startswith("_")) or "none"
+        return f"{key}: no such option{hint or f'; known: {listed}'}"
     override = re.search(r"(?:override|Could not override) '?([^'\n]+)", str(outer))
     named = override.group(1).rstrip(".") if override else key
     expected = re.search(r"'([^']*)' of type '(\w+)' could not be converted to (\w+)", str(cause))

@@ -1,6 +1,7 @@
 """Every failure is one line that names what the user typed; only the unexpected ones speak of exceptions."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -51,7 +52,7 @@ TYPED = {
     "latency.batches=[4096]": "latency.batches=4096: expected a value in [1, 1024]",
     "model.num_classes=7": "model.num_classes=7: expected 10, dataset.num_classes of dataset=digits",
     "model.image_size=64": "model.image_size=64: expected 32, dataset.image_size of dataset=digits",
-    "image_size=64": "image_size: no such option; known:",
+    "image_size=64": "image_size: no such option (did you mean model.image_size or dataset.image_size?)",
     "model.form=float": "model.form=float: expected fbin, compressor.form of compressor=stq_a",
     "dataset.name=mnist": "dataset.name=mnist: expected digits; to change the dataset, say dataset=mnist",
     "model.name=vgg11": "model.name=vgg11: expected resnet18; to change the model, say model=vgg11",
@@ -64,6 +65,7 @@ TYPED = {
     "++compressor.foo=1": "compressor.foo: no such option",
     "++compressor.pfx=1": "compressor.pfx: no such option (did you mean pfr?)",
     "+foo=1": "foo: no such option",
+    "pfr=0.2": "pfr: no such option (did you mean compressor.pfr?)",
     "++trainer.foo=1": "trainer.foo: no such option",
     "compressor.pfr.x=1": "compressor.pfr",
     "hydra/launcher=joblib_": 'hydra/launcher=joblib_ needs a package: pip install "sparsign[joblib]"',
@@ -110,6 +112,18 @@ def test_a_reader_that_closed_the_pipe_is_no_failure():
     done = subprocess.run([sys.executable, "-c", code], stdout=writer, stderr=subprocess.PIPE, text=True, check=False)
     os.close(writer)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("word", ["~model", "+model=a", "model", "model=", "model=null", "model=[a,b]", "model=a,b"])
+def test_a_group_has_one_member(word):
+    with pytest.raises(ValueError, match=rf"^{re.escape(word)}: expected one member, model=NAME; to sweep"):
+        cli.one_member(word, sweeps=False)
+
+
+def test_words_that_are_no_choice_of_one_member_pass():
+    for word in ("model=resnet18", "model.options={a: 1}", "model=choice(a,b)", "seed=1,2", "experiment=null"):
+        cli.one_member(word, sweeps=False)
+    cli.one_member("model=a,b", sweeps=True)
 
 
 def test_mappings_of_a_method_need_no_plus():
