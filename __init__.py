@@ -12,9 +12,12 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from sparsign.kernels.module import PackedNetwork
+    from sparsign.packing.limits import Limits
 
 
-def load(file: str | Path, engine: str = "auto", isa: str = "", threads: int = 0) -> PackedNetwork:
+def load(
+    file: str | Path, engine: str = "auto", isa: str = "", threads: int = 0, limits: Limits | None = None
+) -> PackedNetwork:
     """A packed file as an `nn.Module` in eval mode: normalised fp32 images [N, C, H, W] -> logits [N, classes].
 
     Args:
@@ -23,10 +26,12 @@ def load(file: str | Path, engine: str = "auto", isa: str = "", threads: int = 0
             has no step for something, with a warning.
         isa: instruction set of the compiled engine by name; empty for the best there is.
         threads: over which the compiled engine splits a batch; 0 for torch's number.
+        limits: what a file may ask for, where you know a large one: `packing.limits.Limits.at_most(decoded_mb=4000)`.
 
     Raises:
         FileNotFoundError: no such file. ValueError: a damaged file, or an argument outside its range.
     """
     from sparsign.kernels.module import load  # torch takes a second to import
+    from sparsign.packing.limits import DEFAULT
 
-    return load(file, engine, isa, threads)
+    return load(file, engine, isa, threads, limits or DEFAULT)

@@ -130,6 +130,8 @@ def pack_and_measure(trained: Trained, console: Console, float_top1: float | Non
     """Cuts and packs the trained network, then reads the file back and measures what it holds."""
     from sparsign.evaluation.repack import write_trained
     from sparsign.evaluation.report import evaluate_packed
+    from sparsign.packing.file import read
+    from sparsign.packing.limits import OWN
     from sparsign.reports.files import write_report
     from sparsign.reports.table import summary
 
@@ -137,7 +139,8 @@ def pack_and_measure(trained: Trained, console: Console, float_top1: float | Non
     with phase(console, "packing", shown):
         write_trained(trained, folder.packed, float_top1)
     with phase(console, "reading the file back, testing and timing it", shown):
-        report = evaluate_packed(folder.packed, trained.data.test_dataloader(), build.plain(trained.config.latency))
+        batches, packed = trained.data.test_dataloader(), read(folder.packed, OWN)
+        report = evaluate_packed(folder.packed, batches, build.plain(trained.config.latency), packed=packed)
     write_report(report, folder.path)
     console.print(summary(report, folder.path))
     return report

@@ -167,6 +167,11 @@ class ADMM(Compressor):
         self._example = torch.zeros_like(example[:1])
         pruned = self._ratios(model)
         quantized = self.layers(model) if self.plan.quantized else {}
+        if pruned and not any(self.plan.steps[0].ratio(final) for final in pruned.values()):
+            raise ValueError(
+                f"compressor.rounds={self.rounds}: the first would remove nothing, for in the end only "
+                f"{max(pruned.values()):g} of a layer goes; expected fewer rounds, or a larger compressor.pfr"
+            )
         last = list(weighted(model))[-1]
         if self.structure == "filter" and list(pruned) == [last]:
             raise ValueError(

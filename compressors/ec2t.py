@@ -36,7 +36,7 @@ class EC2T(Compressor):
     init: float = option(0.45, "first W_p, W_n as a fraction of the layer's largest and smallest w", gt=0, le=1)
 
     STAGES: ClassVar[tuple[str, ...]] = ("pretrain", "quantize", "finetune")
-    PFR_UNIT: ClassVar[str] = "weight"
+    AFTER_PRETRAIN: ClassVar[tuple[str, ...]] = ("lambda_", "init")
 
     def recipe(self, stage: Stage) -> Recipe:
         """20 epochs and 20 of retraining by Adam (authors' code); its rates are our choice, as is the pretraining."""

@@ -28,6 +28,7 @@ class MSF(BinaryFilterPruning):
     pfr: float = option(0.3, "pruned filter ratio of every binary layer", ge=0, lt=1)
 
     CENTRED: ClassVar[bool] = True
+    AFTER_PRETRAIN: ClassVar[tuple[str, ...]] = ("pfr",)
 
     def path(self, name: str, layer: nn.Module) -> tuple[WeightTransform, ...]:
         return (ScaledBinary(),)
@@ -35,5 +36,5 @@ class MSF(BinaryFilterPruning):
     def start(self, model: nn.Module, stage: Stage) -> None:
         super().start(model, stage)
         if stage.kind == "prune":
-            scores = mean_magnitudes(self.layers(model))
+            scores = mean_magnitudes(self.prunable(model))
             self.remove(model, {name: least(score, self.pfr) for name, score in scores.items()})

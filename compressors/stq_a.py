@@ -14,7 +14,7 @@ from sparsign.compressors.parts.quantizers import Binary, ScaledBinary
 from sparsign.compressors.parts.transforms import WeightTransform
 from sparsign.compressors.pruning.cut import filter_metrics
 from sparsign.compressors.pruning.decide import choose_filters
-from sparsign.compressors.pruning.score import bn_scales, separation
+from sparsign.compressors.pruning.score import bn_scales, has_scale, separation
 from sparsign.configs.options import option
 from sparsign.models.cutting import uncut
 from sparsign.models.graph import batchnorm_after
@@ -47,9 +47,11 @@ class STQA(BinaryFilterPruning):
     def prepare(self, model: nn.Module, example: Tensor) -> None:
         """Raises ValueError: no binary conv has BN behind it, or all of them are exempt."""
         layers, norms = self.layers(model), batchnorm_after(model)
-        self._norms = {name: norms[name] for name in layers if name in norms}
+        self._norms = {name: norms[name] for name in layers if name in norms and has_scale(model, norms[name])}
         if not self._norms:
-            raise ValueError("compressor=stq_a prunes by BN scales: no binary conv of this model is followed by BN")
+            raise ValueError(
+                "compressor=stq_a prunes by BN scales: no binary conv of this model is followed by BN that has one"
+            )
         if self.pfr > 0 and self.exempt_layers >= len(self._norms):
             raise ValueError(
                 f"compressor.exempt_layers={self.exempt_layers}: expected less than {len(self._norms)}, the binary "

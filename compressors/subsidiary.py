@@ -50,9 +50,10 @@ class Subsidiary(BinaryFilterPruning):
     min_filters: int = option(1, "at least that many filters of a layer stay, those of largest m (our choice)", ge=1)
 
     CENTRED: ClassVar[bool] = True
+    AFTER_PRETRAIN: ClassVar[tuple[str, ...]] = ("alpha_s", "min_filters")
 
     def stages(self, model: nn.Module) -> list[Stage]:
-        rounds = range(1, len(self.layers(model)) + 1)
+        rounds = range(1, len(self.prunable(model)) + 1)
         return [Stage("pretrain"), *(Stage(f"{kind}-{i}") for i in rounds for kind in ("prune", "finetune"))]
 
     def recipe(self, stage: Stage) -> Recipe:
@@ -78,7 +79,7 @@ class Subsidiary(BinaryFilterPruning):
 
     def _layer(self, model: nn.Module, stage: Stage) -> tuple[str, nn.Module]:
         """The layer that a prune or finetune stage is about."""
-        return list(self.layers(model).items())[stage.round - 1]
+        return list(self.prunable(model).items())[stage.round - 1]
 
     def start(self, model: nn.Module, stage: Stage) -> None:
         super().start(model, stage)

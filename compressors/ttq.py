@@ -28,7 +28,7 @@ class TTQ(Compressor):
     init: str = option("mean", "first W_p, W_n: mean of |w| over the support, or one", choices=("mean", "one"))
 
     STAGES: ClassVar[tuple[str, ...]] = ("pretrain", "quantize")
-    PFR_UNIT: ClassVar[str] = "weight"
+    AFTER_PRETRAIN: ClassVar[tuple[str, ...]] = ("t", "zeros", "init")
 
     def recipe(self, stage: Stage) -> Recipe:
         """SGD, momentum 0.9, weight decay 2e-4 from rate 0.1 (paper, ResNet-20); lengths are our choice.

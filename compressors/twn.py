@@ -45,7 +45,7 @@ class TWN(Compressor):
     per_filter: bool = option(False, "threshold and scale per filter instead of per layer")
 
     STAGES: ClassVar[tuple[str, ...]] = ("pretrain", "quantize")
-    PFR_UNIT: ClassVar[str] = "weight"
+    AFTER_PRETRAIN: ClassVar[tuple[str, ...]] = ("per_filter",)
 
     def recipe(self, stage: Stage) -> Recipe:
         """SGD with weight decay 1e-4 (paper); lengths and rates are our choice."""

@@ -94,3 +94,18 @@ def pruned_ratio(packed: PackedModel, unit: str, group: int = GROUP) -> float:
     flags = [alive(mask, unit, group) for _, mask in counted(packed, unit)]
     total = sum(f.size for f in flags)
     return 1 - sum(int(f.sum()) for f in flags) / total if total else 0.0
+
+
+def reached_ratio(packed: PackedModel, unit: str, group: int = GROUP) -> float:
+    """The same, but of single weights without a ternary quantizer's zeros, where the file tells how many were left.
+
+    Raises:
+        ValueError: an unknown unit, or more weights left than there were.
+    """
+    left = packed.meta.get("compressor", {}).get("left")
+    if unit != "weight" or left is None:
+        return pruned_ratio(packed, unit, group)
+    total = sum(mask.size for _, mask in counted(packed, unit))
+    if not 0 <= left <= total:
+        raise ValueError(f"compressor.left={left}: expected a value in [0, {total}], the weights of its layers")
+    return 1 - left / total if total else 0.0

@@ -16,7 +16,7 @@ import torch
 from sparsign.evaluation import latency, proof, report_schema
 from sparsign.evaluation.accuracy import Batches, limited, logits, top1, top5
 from sparsign.evaluation.layer_rows import layer_rows
-from sparsign.evaluation.pruned_ratio import GROUP, pruned_ratio
+from sparsign.evaluation.pruned_ratio import GROUP, pruned_ratio, reached_ratio
 from sparsign.evaluation.ran import ran
 from sparsign.evaluation.rebuild import float_network, part
 from sparsign.evaluation.storage import storage
@@ -58,7 +58,7 @@ def evaluate_packed(
     model, dataset, compressor, accuracy = (part(meta, k) for k in ("model", "dataset", "compressor", "accuracy"))
     unit = compressor.get("pfr_unit") or "filter"
     group = compressor.get("group") or GROUP
-    pfr = pruned_ratio(packed, unit, group)
+    pfr = reached_ratio(packed, unit, group)
     layers = layer_rows(packed, unit, group)
     bits = storage(packed) if unit in ("weight", "matrix") else {}
     report = {

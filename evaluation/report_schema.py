@@ -30,7 +30,7 @@ KEYS: dict[str, tuple[tuple[type, ...], str]] = {
     "accuracy.float_top1": ((*NUMBER, NONE), "of the float network: this run's, or that of baseline=<run>; fraction"),
     "accuracy.trained_top1": ((*NUMBER, NONE), "of the trained network before packing, fraction"),
     "accuracy.images": ((int,), "test images"),
-    "structure.pfr": (NUMBER, "pruned ratio reached, fraction of the method's units"),
+    "structure.pfr": (NUMBER, "pruned ratio reached, fraction of the method's units; no ternary zeros"),
     "structure.pfr_asked": ((*NUMBER, NONE), "pruned ratio asked, null if the method has none"),
     "structure.pfr_unit": (TEXT, "what it counts: filter, channel, kernel, column, group, matrix or weight"),
     "structure.filter_pfr": (NUMBER, "the same counted in filters, of the coded convs"),

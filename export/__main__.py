@@ -19,6 +19,7 @@ from typing import NoReturn
 from sparsign.export import FORMATS, Options, convert
 from sparsign.packing.atomic import write_atomic
 from sparsign.packing.file import read
+from sparsign.packing.limits import add_options, from_options
 
 
 class _Parser(argparse.ArgumentParser):
@@ -39,12 +40,13 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--weights", default="float", metavar="KIND", help=codes)
     skip = "write without loading and comparing first, for instance where onnxruntime is not installed"
     parser.add_argument("--no-check", action="store_true", help=skip)
+    add_options(parser)
     return parser
 
 
 def _export(arguments: list[str] | None) -> str:
     given = _parser().parse_args(arguments)
-    packed = read(given.file)
+    packed = read(given.file, from_options(given))
     content = convert(packed, given.to, Options(given.weights, not given.no_check))
     out = given.out or given.file.with_suffix(FORMATS[given.to].suffix)
     if out.exists() and out.samefile(given.file):

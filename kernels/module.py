@@ -18,6 +18,7 @@ from sparsign.kernels.engine import ISA_VARIABLE, REFERENCE, NativeEngine, nativ
 from sparsign.kernels.lower import CannotRun
 from sparsign.kernels.reference import node_tensors
 from sparsign.packing.file import loads, read
+from sparsign.packing.limits import DEFAULT, Limits
 from sparsign.packing.spec import OPS, PackedModel
 
 ENGINES = ("auto", "native", "reference")
@@ -139,7 +140,9 @@ class PackedNetwork(nn.Module):
         return f"engine={self.engine}, input={list(self.input_shape)}, classes={self.classes}, weights={weights}"
 
 
-def load(file: str | Path, engine: str = "auto", isa: str = "", threads: int = 0) -> PackedNetwork:
+def load(
+    file: str | Path, engine: str = "auto", isa: str = "", threads: int = 0, limits: Limits = DEFAULT
+) -> PackedNetwork:
     """A packed file as a module in eval mode; see `sparsign.load`."""
     if engine not in ENGINES:
         raise ValueError(f"engine={engine}, expected one of {', '.join(ENGINES)}")
@@ -148,7 +151,7 @@ def load(file: str | Path, engine: str = "auto", isa: str = "", threads: int = 0
     isa = isa or os.environ.get(ISA_VARIABLE, "")
     if isa == REFERENCE and engine == "native":
         raise ValueError(f"engine=native, but isa or {ISA_VARIABLE} is {REFERENCE}: expected an instruction set")
-    packed, content = read(file), Path(file).read_bytes()
+    packed, content = read(file, limits), Path(file).read_bytes()
     if engine == "reference" or isa == REFERENCE or (engine == "auto" and native() is None):
         engine, isa = "reference", ""
     try:

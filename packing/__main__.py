@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from sparsign.packing.file import read
+from sparsign.packing.limits import add_options, from_options
 from sparsign.packing.spec import Node, PackedModel
 
 ROW = "{:32} {:>16} {:>16} {:>8} {:>9} {:>6} {:>10} {:>7}"
@@ -53,10 +54,11 @@ def main(arguments: list[str] | None = None) -> int:
         "sparsign.packing", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("files", nargs="+", type=Path, metavar="FILE")
-    failed = 0
-    for path in parser.parse_args(arguments).files:
+    add_options(parser)
+    given, failed = parser.parse_args(arguments), 0
+    for path in given.files:
         try:
-            print(f"{path}\n{table(read(path))}\ncrc32 {zlib.crc32(path.read_bytes()):08x}")
+            print(f"{path}\n{table(read(path, from_options(given)))}\ncrc32 {zlib.crc32(path.read_bytes()):08x}")
         except (ValueError, OSError) as error:
             print(f"error: {error}", file=sys.stderr)
             failed = 1

@@ -81,7 +81,7 @@ def loads(data: bytes, limits: Limits = DEFAULT) -> PackedModel:
 
 
 def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:200] or type(error).__name__
+    return " ".join(str(error).split())[:400] or type(error).__name__
 
 
 def _loads(data: bytes, limits: Limits) -> PackedModel:

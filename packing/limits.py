@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from argparse import ArgumentParser, Namespace
 from dataclasses import dataclass
 
 
@@ -56,9 +57,24 @@ class Limits:
 
 
 DEFAULT = Limits()
+OWN = Limits.at_most(header_mb=1e6, decoded_mb=1e6, activation_mb=1e6)
+"""For a file that the same process has just written."""
 
 
 def allow_more(option: str, count: float | None = None) -> str:
-    """Which option of evaluate.py lets the file through; `count`: bytes that are enough, where that is known."""
+    """Which options let the file through; `count`: bytes that are enough, where that is known."""
     value = "<MB>" if count is None else math.ceil(count / 1e6)
-    return f"limits.{option}={value} (evaluate.py) allows more"
+    tools = f"--{option.replace('_', '-')}={value} (sparsign.export, sparsign.packing)"
+    return f"limits.{option}={value} (evaluate.py), {tools} or limits= of sparsign.load allows more"
+
+
+def add_options(parser: ArgumentParser) -> None:
+    """--header-mb, --decoded-mb and --activation-mb, for tools that read a packed file."""
+    for name, what in (("header", "of its header"), ("decoded", "of its arrays"), ("activation", "of activations")):
+        text = f"so many millions of bytes {what} are allowed whatever the size of the file; default: a share of it"
+        parser.add_argument(f"--{name}-mb", type=float, metavar="MB", help=text)
+
+
+def from_options(given: Namespace) -> Limits:
+    """What `add_options` was given."""
+    return Limits.at_most(given.header_mb, given.decoded_mb, given.activation_mb)

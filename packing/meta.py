@@ -20,6 +20,7 @@ SCHEMA: dict[str, tuple[type, ...]] = {
     "compressor.pfr": (*NUMBER, NONE),
     "compressor.pfr_unit": (str,),
     "compressor.group": (int,),
+    "compressor.left": (int,),
     "seed": (int, NONE),
     "accuracy.val_top1": (*NUMBER, NONE),
     "accuracy.before_top1": (*NUMBER, NONE),

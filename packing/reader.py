@@ -18,7 +18,7 @@ from sparsign.packing.limits import Limits, allow_more
 from sparsign.packing.meta import check_meta
 from sparsign.packing.spec import OPS, LayerCodes, Node, PackedModel
 from sparsign.packing.values import VALUES, Floats, Values
-from sparsign.packing.weight import need
+from sparsign.packing.weight import MAX_SIZE, need
 
 HEADER = {"input", "nodes", "meta", "pools", "streams"}
 WEIGHT = {"shape", "rows", "cols", "layout", "mask", "width", "codes", "values"}
@@ -290,7 +290,7 @@ def _plan(record: object, place: int, payload: Payload, limits: Limits) -> _Plan
 
 def _flags(entry: list[Any]) -> Integers:
     count, flags = entry
-    need(0 < _size(count) <= MAX_LEVELS, f"{count} channels")
+    need(0 < _size(count) <= MAX_SIZE, f"{count} channels")
     return Integers(flags, (count,))
 
 

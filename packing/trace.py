@@ -11,7 +11,7 @@ from torch import Tensor, fx, nn
 from sparsign.models.canonical import canonical
 from sparsign.models.channels import Liveness
 from sparsign.models.cutting import numbers, uncut, uncut_numel
-from sparsign.models.graph import WEIGHTED, module_of, place
+from sparsign.models.graph import WEIGHTED, evaluating, module_of, place
 from sparsign.models.operators import ChannelOrder
 from sparsign.packing.encode import Encode, layer_codes
 from sparsign.packing.spec import OPS, LayerCodes, Node, PackedModel
@@ -42,16 +42,29 @@ def to_packed(
     for node in graph.graph.nodes:
         builder.visit(node)
     output = next(node for node in graph.graph.nodes if node.op == "output").args[0]
-    original = {"parameters": _parameters(model), "dropped": builder.dropped}
+    original = {"parameters": _parameters(model, _called(model, example)), "dropped": builder.dropped}
     meta = {**(meta or {}), "original": original}
     packed = PackedModel(builder.nodes, tuple(input_shape), builder.name[output], meta)
     packed.validate()
     return packed
 
 
-def _parameters(model: nn.Module) -> int:
-    """Numbers in a plain checkpoint of the uncut network."""
-    return sum(uncut_numel(module, name) for module, name in numbers(model))
+def _called(model: nn.Module, example: Tensor) -> set[nn.Module]:
+    """The modules that an image in eval mode passes: not the auxiliary heads of training."""
+    found: set[nn.Module] = set()
+    hooks = [module.register_forward_pre_hook(lambda m, _: found.add(m)) for module in model.modules()]
+    try:
+        with evaluating(model), torch.no_grad():
+            model(example)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return found
+
+
+def _parameters(model: nn.Module, called: set[nn.Module]) -> int:
+    """Numbers in a plain checkpoint of the uncut network, of the modules that images pass."""
+    return sum(uncut_numel(module, name) for module, name in numbers(model) if module in called)
 
 
 class _Builder:

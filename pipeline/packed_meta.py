@@ -7,6 +7,7 @@ from typing import Any
 
 from omegaconf import DictConfig
 
+from sparsign.compressors.pruning.weights_left import left_with_zeros
 from sparsign.datamodules import registry as datasets
 from sparsign.datamodules.base import ImageData
 from sparsign.models import registry as models
@@ -35,7 +36,7 @@ def packed_meta(config: DictConfig, run: Trained) -> dict[str, Any]:
         }
         | ({"options": plain["dataset"]["options"]} if plain["dataset"]["options"] else {})
         | _class_names(run.data),
-        "compressor": {"name": plain["compressor"]["name"]} | run.compressor.accounting(),
+        "compressor": {"name": plain["compressor"]["name"]} | _counted(run),
         "seed": plain["seed"],
         "accuracy": {
             "val_top1": held_out_top1(run),
@@ -44,6 +45,15 @@ def packed_meta(config: DictConfig, run: Trained) -> dict[str, Any]:
             "trained_top1": run.top1[names[-1]],
         },
     }
+
+
+def _counted(run: Trained) -> dict[str, Any]:
+    """How the pruned ratio is counted; of single weights, the file cannot tell a ternary zero from a pruned weight."""
+    found = run.compressor.accounting()
+    if found["pfr_unit"] != "weight":
+        return found
+    left = left_with_zeros(run.compressor.layers(run.model).values())
+    return found | ({} if left is None else {"left": left})
 
 
 def _registered(group: dict[str, Any], path: Callable[[str], str | None]) -> str:

@@ -54,6 +54,7 @@ def test_progressive_and_combined_steps_meet_at_the_final_ratio():
         ({"pfr": 0.0, "quantize": "none"}, "compressor.pfr=0"),
         ({"quantize": "bits", "bits": 1}, "bits=1"),
         ({"freeze_rounds": 2}, "compressor.freeze_rounds=2: expected 0 with quantize=ternary"),
+        ({"rounds": 2}, "compressor.rounds=2: the first would remove nothing, for in the end only 0.5 of a layer goes"),
         ({"ratios": {"conv1x": 0.5}}, r"compressor.ratios.conv1x=0.5: .* \(did you mean conv1"),
         ({"layer_bits": {"stem": 3}}, "compressor.layer_bits.stem=3: the model has no such layer"),
         ({"layer_bits": {"conv1": 3}}, "compressor.layer_bits.conv1=3: the layer is left float; expected it"),

@@ -170,6 +170,28 @@ def test_msf_removes_the_filters_of_least_mean_for_good(data):
     assert rows[-1]["pfr"] == pytest.approx(0.5) and rows[-1]["kept_filters"] == [0.5, 0.5]
 
 
+@pytest.mark.parametrize(
+    "make", [lambda: MSF(pfr=0.5, float_layers=["first"]), lambda: Subsidiary(float_layers=["first"])]
+)
+def test_the_last_layers_filters_are_the_classes_and_stay(make, data):
+    torch.manual_seed(0)
+    compressor, model = make(), make_model()
+    compressor.prepare(model, data[0][:1])
+    for stage in compressor.stages(model):
+        run_stage(compressor, model, stage, *data, epochs=0, lr=0.05)
+    assert not model[3].weight.flatten(1).any(dim=1).all()
+    assert model[10].weight.any(dim=1).all()
+
+
+@pytest.mark.parametrize("make", [MSF, Subsidiary])
+def test_a_network_whose_last_layer_alone_is_binary_has_nothing_to_prune(make, data):
+    compressor, model = make(float_layers=["first", "3", "6"]), make_model()
+    compressor.prepare(model, data[0][:1])
+    with pytest.raises(ValueError, match="leaves no layer but the last, 10"):
+        for stage in compressor.stages(model):
+            compressor.start(model, stage)
+
+
 def test_filter_search_forward_and_gradient():
     """h(m) = 1[m >= 0]; dL/dm_k = 1[|m_k| <= 1] sum over the filter of g w; dL/dw = g h."""
     torch.manual_seed(0)

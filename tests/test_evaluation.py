@@ -10,6 +10,8 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from sparsign.compressors.parts.quantizers import Binary, ScaledBinary
 from sparsign.compressors.parts.transforms import Mask, attach, encode_layer, find
+from sparsign.compressors.pruning.weights_left import left_with_zeros
+from sparsign.compressors.twn import Ternary
 from sparsign.evaluation import accuracy, proof, report, report_schema
 from sparsign.evaluation.libraries import Int8
 from sparsign.evaluation.theory import theory
@@ -94,6 +96,28 @@ def test_single_weights_come_with_a_storage_comparison(trained, tmp_path):
     assert all(row["storage"]["best"] in ("dense", "structured", "irregular") for row in found["layers"])
     assert found["theory"]["s2"] == 1.0
     assert found["reload"]["compared_images"] == 0 and found["reload"]["identical_predictions"] is None
+
+
+def test_a_ternary_quantizers_zeros_are_not_pruned_weights(trained, tmp_path):
+    net = nn.Sequential(nn.Flatten(), nn.Linear(1024, 20), nn.ReLU(), nn.Linear(20, 10)).eval()
+    attach(net[1], Mask(tuple(net[1].weight.shape)), Ternary())
+    find(net[1], Mask).mask[:, :256] = 0
+    left = left_with_zeros([net[1]])
+    zeros = int((net[1].weight == 0).sum())
+    assert left == 20 * 768 and zeros > 20 * 256
+    for told, pfr in (({"left": left}, 0.25), ({}, zeros / 20480)):
+        meta = {**META, "compressor": {"name": "admm", "pfr": 0.25, "pfr_unit": "weight", **told}}
+        path = tmp_path / "model.sparsign"
+        write(to_packed(net, encode_layer, (1, 32, 32), meta), path)
+        found = report.evaluate_packed(path, trained[1], NO_LATENCY)["structure"]
+        assert found["pfr"] == pytest.approx(pfr) and found["weight_pfr"] == pytest.approx(zeros / 20480)
+    write(
+        to_packed(net, encode_layer, (1, 32, 32), {**meta, "compressor": {"pfr_unit": "weight", "left": 30000}}), path
+    )
+    with pytest.raises(ValueError, match=r"^compressor\.left=30000: expected a value in \[0, 20480\]"):
+        report.evaluate_packed(path, trained[1], NO_LATENCY)
+    find(net[1], Ternary).active = False
+    assert left_with_zeros([net[1]]) is None
 
 
 def test_another_networks_answers_are_noticed(trained, tmp_path):

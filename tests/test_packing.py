@@ -6,6 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny_nets import INPUT, NETS, build, prune, quantised, regular
+from torch import nn
 
 from sparsign.kernels.reference import ReferenceEngine
 from sparsign.packing.codecs import CODECS, STREAMS, pack, packed_size, unpack
@@ -261,6 +262,20 @@ def test_a_packed_model_survives_the_file(name, seed, levels, ratio):
     data = dumps(packed)
     assert_equal(loads(data), packed)
     assert dumps(loads(data)) == data
+
+
+def test_a_map_may_be_flattened_to_more_features_than_there_are_levels():
+    net = nn.Sequential(nn.Conv2d(1, 5, 1), nn.Flatten(), nn.Linear(5 * 128 * 128, 2)).eval()
+    net[2].weight.data[:, ::3] = 0
+    packed = to_packed(net, lambda layer: None, (1, 128, 128))
+    assert_equal(loads(dumps(packed)), packed)
+
+
+def test_modules_that_images_do_not_pass_are_not_part_of_the_uncut_network():
+    net = build("chain", 0)
+    plain = to_packed(net, lambda layer: None, INPUT).meta["original"]["parameters"]
+    net[0].auxiliary = nn.Linear(1000, 1000)
+    assert to_packed(net, lambda layer: None, INPUT).meta["original"]["parameters"] == plain
 
 
 @pytest.mark.parametrize("name", NETS)

@@ -7,19 +7,24 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from hydra import compose, initialize_config_dir
 from tiny_nets import quantised
+from torch import nn
 
 from benchmarks.hostile.bombs import bombs, chain
 from benchmarks.hostile.files import join, outcome, split
 from benchmarks.hostile.fuzz import KINDS, fuzz, seeds
+from sparsign import load
 from sparsign.configs.evaluation import register
 from sparsign.evaluate import measured
+from sparsign.export.__main__ import main as export_tool
 from sparsign.packing.__main__ import main
 from sparsign.packing.codecs import inflate
 from sparsign.packing.file import PackedFileError, dumps, loads, read, write
 from sparsign.packing.limits import Limits
 from sparsign.packing.spec import OPS
+from sparsign.packing.trace import to_packed
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 
@@ -125,11 +130,26 @@ def test_the_option_that_a_refusal_names_lets_the_file_through(option, tmp_path)
     path.write_bytes(TOO_MUCH[option])
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
         register()
-        with pytest.raises(PackedFileError, match=rf"{option}=\S+ \(evaluate.py\) allows more") as caught:
+        with pytest.raises(PackedFileError, match=rf"{option}=\S+ \(evaluate.py\).* allows more") as caught:
             measured(compose("evaluate", ["output=."]), path, path)
         value = re.search(rf"{option}=(\S+)", str(caught.value))[1].replace("<MB>", "12")
         with pytest.raises(ValueError, match=r"the packed file's data set|pool of"):
             measured(compose("evaluate", ["output=.", f"{option}={value}"]), path, path)
+
+
+def test_the_tools_let_a_large_file_through_when_they_are_told_to(tmp_path, capsys):
+    path, limits = tmp_path / "large.sparsign", Limits.at_most(decoded_mb=20)
+    net = nn.Sequential(nn.Flatten(), nn.Linear(2048, 2048), nn.ReLU(), nn.Linear(2048, 2)).eval()
+    with torch.no_grad():
+        net[1].weight[9:], net[1].bias[9:], net[1].weight[:, 9:] = 0, 0, 0
+    write(to_packed(net, lambda layer: None, (2, 32, 32)), path)
+    with pytest.raises(PackedFileError, match=r"--decoded-mb=\S+ \(sparsign.export, sparsign.packing\) or limits="):
+        load(path)
+    assert load(path, "reference", limits=limits).input_shape == (2, 32, 32)
+    assert main([str(path)]) == 1 and "--decoded-mb" in capsys.readouterr().err
+    assert main([str(path), "--decoded-mb=20"]) == 0
+    to_c = [str(path), "--to", "c-header"]
+    assert export_tool(to_c) == 1 and export_tool([*to_c, "--decoded-mb=20"]) == 0
 
 
 @pytest.mark.parametrize(

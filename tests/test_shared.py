@@ -11,8 +11,13 @@ from rich.console import Console
 
 from sparsign import train
 from sparsign.compressors.admm import ADMM
+from sparsign.compressors.ec2t import EC2T
+from sparsign.compressors.msf import MSF
 from sparsign.compressors.ptq import PTQ
 from sparsign.compressors.stq_a import STQA
+from sparsign.compressors.subsidiary import Subsidiary
+from sparsign.compressors.ttq import TTQ
+from sparsign.compressors.twn import TWN
 from sparsign.compressors.wpc import WPC
 from sparsign.datamodules.splits import Split
 from sparsign.pipeline.folder import RunFolder, load_plain
@@ -29,18 +34,24 @@ OTHERS = {  # of every option that is said to act after pretraining alone, anoth
             "reinit": True},
     "wpc": {"penalty_kind": "lasso", "unpenalised": "[conv2]", "lambda_": 0.5, "clip_ratio": 0.2,
             "order": "ternarise_then_prune", "tolerance": 0.1, "finetune": True},
-    "admm": {"structure": "irregular", "pfr": 0.2, "ratios": "{conv2: 0.3}", "rounds": 2, "rhos": "[1.0]",
+    "admm": {"structure": "irregular", "pfr": 0.6, "ratios": "{conv2: 0.7}", "rounds": 2, "rhos": "[1.0]",
              "rho_growth": 1.5, "interval": 3, "purify": False, "purify_emptiness": 0.2, "purify_share": 0.5,
              "quantize": "bits", "bits": 2, "layer_bits": "{fc1: 3}", "one_sided": True, "freeze": 0.7},
+    "msf": {"pfr": 0.5},
+    "subsidiary": {"alpha_s": 0.1, "min_filters": 2},
+    "ttq": {"t": 0.2, "zeros": 0.3, "init": "one"},
+    "twn": {"per_filter": True},
+    "ec2t": {"lambda_": 0.3, "init": 0.9},
 }  # fmt: skip
-METHODS = {"stq_a": STQA, "ptq": PTQ, "wpc": WPC, "admm": ADMM}
+METHODS = {"stq_a": STQA, "ptq": PTQ, "wpc": WPC, "admm": ADMM, "msf": MSF, "subsidiary": Subsidiary, "ttq": TTQ,
+           "twn": TWN, "ec2t": EC2T}  # fmt: skip
 
 
 @pytest.fixture
 def composed(configuration):
     def make(method: str, *overrides: str):
-        model = "resnet20" if method == "stq_a" else "lenet5"
-        size = 16 if method == "stq_a" else 28
+        binary = method in ("stq_a", "msf", "subsidiary")
+        model, size = ("resnet20", 16) if binary else ("lenet5", 28)
         few = ["compressor.rhos=[0.1]"] if method == "admm" else []
         return configuration(
             f"compressor={method}", f"model={model}", *TINY_DATA, *ONE_EPOCH, f"dataset.image_size={size}",

@@ -197,8 +197,21 @@ def test_scale_gives_every_filter_its_mean():
 
 
 def test_refuses_a_network_whose_convs_have_no_scale_behind_them():
-    with pytest.raises(ValueError, match=r"^compressor=stq_a prunes by BN scales: no binary conv .*BN$"):
+    with pytest.raises(ValueError, match=r"^compressor=stq_a prunes by BN scales: no binary conv .*BN that has one$"):
         STQA().prepare(lenet5(10, 3, 16, "wbin"), torch.zeros(1, 3, 16, 16))
+
+
+def test_a_norm_without_a_scale_scores_no_filter():
+    model = nn.Sequential(
+        nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), Sign(), nn.Conv2d(4, 8, 1), nn.BatchNorm2d(8, affine=False), Sign(),
+        nn.Conv2d(8, 8, 1), nn.BatchNorm2d(8), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 2),
+    )  # fmt: skip
+    stqa = STQA(exempt_layers=0)
+    stqa.prepare(model, torch.zeros(1, 1, 8, 8))
+    assert list(stqa.gammas(model)) == ["6"]
+    model[7] = nn.BatchNorm2d(8, affine=False)
+    with pytest.raises(ValueError, match=r"^compressor=stq_a prunes by BN scales"):
+        STQA(exempt_layers=0).prepare(model, torch.zeros(1, 1, 8, 8))
 
 
 def test_penalty_drives_some_scales_to_zero_and_leaves_others():

@@ -79,6 +79,21 @@ class BinaryFilterPruning(BinaryMethod):
         super().prepare(model, example)
         attach_channel_masks(model)
 
+    def prunable(self, model: nn.Module) -> dict[str, nn.Module]:
+        """The compressed layers but the network's last, whose filters are the classes.
+
+        Raises:
+            ValueError: none is left.
+        """
+        last = [name for name, layer in model.named_modules() if isinstance(layer, (nn.Conv2d, nn.Linear))][-1]
+        found = {name: layer for name, layer in self.layers(model).items() if name != last}
+        if not found:
+            raise ValueError(
+                f"compressor.float_layers={self.float_layers}: leaves no layer but the last, {last}, "
+                "whose filters are the classes: there is none to prune"
+            )
+        return found
+
     def remove(self, model: nn.Module, dead: dict[str, Tensor]) -> None:
         """Removes the filters `dead[layer]` (bool [out]) for good."""
         remove_filters(model, self._example, dead)

@@ -8,6 +8,11 @@ from torch import Tensor, nn
 from sparsign.compressors.parts.transforms import latent
 
 
+def has_scale(model: nn.Module, norm: str) -> bool:
+    """False for a BN without gamma (affine=False)."""
+    return model.get_submodule(norm).weight is not None
+
+
 def bn_scales(model: nn.Module, norms: dict[str, str]) -> dict[str, Tensor]:
     """|gamma| [out] of the BN behind each conv (network slimming; STQ-A). `norms`: conv name -> BN name."""
     return {conv: model.get_submodule(norm).weight.abs() for conv, norm in norms.items()}

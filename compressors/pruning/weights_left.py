@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from sparsign.compressors.parts.transforms import Mask, transforms
 
@@ -13,16 +15,30 @@ def weights_left(model: nn.Module) -> dict[str, int]:
 
     A weight is left where every mask of its layer is 1: a zero that a quantizer makes there still counts.
     """
-    total = conv = 0
-    masked = False
-    for layer in model.modules():
-        if not isinstance(layer, (nn.Conv2d, nn.Linear)):
-            continue
-        masks = [t.mask for t in transforms(layer) if isinstance(t, Mask) and t.active]
-        masked = masked or bool(masks)
-        left = torch.ones(layer.weight.shape, dtype=torch.bool, device=layer.weight.device)
-        for mask in masks:
-            left &= mask != 0
-        total += int(left.sum())
-        conv += int(left.sum()) if isinstance(layer, nn.Conv2d) else 0
-    return {"weights_left": total, "conv_weights_left": conv} if masked else {}
+    layers = [layer for layer in model.modules() if isinstance(layer, (nn.Conv2d, nn.Linear))]
+    if not any(_masks(layer) for layer in layers):
+        return {}
+    counts = [(left(layer), isinstance(layer, nn.Conv2d)) for layer in layers]
+    return {"weights_left": sum(n for n, _ in counts), "conv_weights_left": sum(n for n, conv in counts if conv)}
+
+
+def left(layer: nn.Module) -> int:
+    """Weights of one conv or linear layer where all its masks are 1."""
+    kept = torch.ones(layer.weight.shape, dtype=torch.bool, device=layer.weight.device)
+    for mask in _masks(layer):
+        kept &= mask != 0
+    return int(kept.sum())
+
+
+def left_with_zeros(layers: Iterable[nn.Module]) -> int | None:
+    """Weights that the masks of `layers` leave, where a quantizer has made zeros of some of them.
+
+    None where none has: then the nonzero weights of the packed file are those that pruning left.
+    """
+    layers = list(layers)
+    count = sum(map(left, layers))
+    return count if count != sum(int(layer.weight.count_nonzero()) for layer in layers) else None
+
+
+def _masks(layer: nn.Module) -> list[Tensor]:
+    return [t.mask for t in transforms(layer) if isinstance(t, Mask) and t.active]
