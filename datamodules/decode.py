@@ -12,21 +12,28 @@ RESIZE = 256 / 224  # the shorter side before the central crop, as a share of th
 AREA, RATIO = (0.08, 1.0), (3 / 4, 4 / 3)
 """Share of the image's area and width / height of a random resized crop (Inception's augmentation)."""
 
+DEEP = ("I", "F")
+"""Beginnings of Pillow's modes of more than 8 bits a channel."""
+
 
 class BrokenImageError(ValueError):
     """A file that should be an image and is not; the message names it."""
 
 
 def open_rgb(path: str | os.PathLike[str]) -> Image.Image:
-    """The decoded image as RGB. Raises BrokenImageError with path and cause for an absent, damaged or other file."""
+    """The decoded image as RGB. Raises BrokenImageError with path and cause for an absent, damaged or other file, and
+    for pixels of 16 bits or floats, which Pillow would clip at 255."""
     try:
         with Image.open(path) as image:
-            return image.convert("RGB")
+            mode = image.mode
+            if not mode.startswith(DEEP):
+                return image.convert("RGB")
     except FileNotFoundError:
         raise BrokenImageError(f"{path}: listed, but there is no such file") from None
     except (OSError, SyntaxError, ValueError, UnidentifiedImageError, Image.DecompressionBombError) as error:
         cause = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise BrokenImageError(f"{path}: {os.stat(path).st_size} bytes that are not a whole image ({cause})") from None
+    raise BrokenImageError(f"{path}: pixels of mode {mode}; expected 8 bits a channel")
 
 
 def central_crop(image: Image.Image, side: int) -> Tensor:

@@ -2,12 +2,14 @@
 
 import os
 from pathlib import Path
+from typing import ClassVar
 
 from sparsign.datamodules.splits import stratified
 from sparsign.datamodules.streamed import Listing, StreamedImages
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".ppm", ".pgm", ".tif", ".tiff", ".webp")
 TEST_SHARE = 0.2
+PARTS = {"train", "training", "test", "testing", "val", "valid", "validation"}
 
 
 class ImageFolder(StreamedImages):
@@ -18,9 +20,11 @@ class ImageFolder(StreamedImages):
     choice). Classes are numbered in alphabetical order; `class_names` holds their folders' names after `setup()`.
     """
 
+    parts: ClassVar[tuple[str, ...]] = ("train", "test", "val")
+
     def index(self) -> tuple[Listing, Listing, Listing | None]:
         """Raises FileNotFoundError without folders, ValueError for another number of classes than num_classes."""
-        parts = {name: self.root / name for name in ("train", "test", "val") if (self.root / name).is_dir()}
+        parts = {name: self.root / name for name in self.parts if (self.root / name).is_dir()}
         if "train" not in parts:
             return self._split()
         if len(parts) == 1:
@@ -33,6 +37,8 @@ class ImageFolder(StreamedImages):
         if not self.root.is_dir() or not any(entry.is_dir() for entry in os.scandir(self.root)):
             raise FileNotFoundError(f"dataset.root={self.root} holds no folders: expected train/<class> or <class>")
         self.class_names = self._classes(self.root)
+        if odd := [name for name in self.class_names if name.lower() in PARTS]:
+            raise ValueError(f"{self.root / odd[0]}: a part and no class; expected folders called train, test and val")
         files = self._list(self.root)
         rest, test = stratified(files.labels, round(TEST_SHARE * len(files)))
         return files.take(rest), files.take(test), None

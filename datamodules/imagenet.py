@@ -8,6 +8,7 @@ class ImageNet(ImageFolder):
     """root/train/<class>/* and root/val/<class>/*, the latter (the official validation images) as test images."""
 
     classes = 1000
+    parts = ("train", "val")  # the official test images have no labels
 
     def index(self) -> tuple[Listing, Listing, Listing | None]:
         if not all((self.root / part).is_dir() for part in ("train", "val")):

@@ -34,12 +34,25 @@ class OnDeviceImages(ImageData):
         """All images, fitted to `channels` and `image_size`, before limits and validation split; read once."""
         if self._split is None:
             split = self._read_or_fetch()
+            self._check_read("training", split.train_images, split.train_labels)
+            self._check_read("test", split.test_images, split.test_labels)
             train, test = (
                 fit_images(images, self.channels, self.image_size, self.title)
                 for images in (split.train_images, split.test_images)
             )
             self._split = Split(train, split.train_labels, test, split.test_labels)
         return self._split
+
+    def _check_read(self, part: str, images: Tensor, labels: Tensor) -> None:
+        if images.dtype != torch.uint8 or images.dim() != 4 or images.shape[2] != images.shape[3]:
+            shape = f"{images.dtype} {list(images.shape)}"
+            raise ValueError(f"{self.title}.read(): {part} images are {shape}; expected torch.uint8 [N, C, H, H]")
+        wrong = len(labels) != len(images) or bool(((labels < 0) | (labels >= self.num_classes)).any())
+        if wrong:
+            raise ValueError(
+                f"{self.title}.read(): expected {len(images)} {part} labels of 0 to {self.num_classes - 1}, "
+                f"not {len(labels)} of {int(labels.min())} to {int(labels.max())}"
+            )
 
     def setup(self, stage: str | None = None) -> None:
         """Limit, split off the validation part and move all parts to `device`."""

@@ -109,6 +109,7 @@ class StageModule(pl.LightningModule):
             )
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        self._lr = optimizer.param_groups[0]["lr"]  # at an epoch's end it is the next step's already
         self.compressor.before_step(self.net, self.stage)
         if self.recipe.clip is not None:
             nn.utils.clip_grad_norm_(self.net.parameters(), self.recipe.clip)
@@ -136,7 +137,7 @@ class StageModule(pl.LightningModule):
             "train_loss": loss,
             "train_top1": correct,
             "penalty": penalty,
-            "lr": self.trainer.optimizers[0].param_groups[0]["lr"],
+            "lr": self._lr,
             "images_per_s": round(n / seconds, 1),
         }
         right, total = ranks.total(self._val).tolist()

@@ -47,7 +47,9 @@ def from_arguments(arguments: list[str]) -> list[str]:
     """
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--config-dir", "-cd")
+    parser.add_argument("--cfg", "-c")  # Hydra's; argparse would take it for the beginning of -cd
     asked, rest = parser.parse_known_args(arguments)
+    rest += ["--cfg", asked.cfg] if asked.cfg else []
     named = [asked.config_dir] if asked.config_dir else []
     for argument in rest:
         if found := re.fullmatch(r"hydra\.searchpath=\[(.*)\]", argument):

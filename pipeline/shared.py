@@ -19,9 +19,10 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
+from sparsign.kernels.engine import native
 from sparsign.packing.atomic import taking_its_place, write_atomic
 from sparsign.pipeline import build, origin, ranks
-from sparsign.pipeline.folder import VOLATILE, RunFolder
+from sparsign.pipeline.folder import VOLATILE, RunFolder, load_plain
 from sparsign.pipeline.lock import exclusive
 from sparsign.pipeline.plan import StagePlan
 from sparsign.pipeline.trained import Trained
@@ -63,6 +64,7 @@ class Entry:
             run, rows, seconds = str(about["run"]), list(about["rows"]), float(about["seconds"])
         except (ValueError, KeyError, TypeError) as error:
             raise ValueError(f"{self.about}: not a shared pretrain stage ({error}); delete it to train again") from None
+        load_plain(self.checkpoint, "model")  # before the folder is given a damaged one
         folder.drop_metrics([], None, 0)
         for row in rows:
             folder.append_metrics(row)
@@ -107,8 +109,11 @@ def contents(run: Trained, plan: StagePlan) -> dict[str, Any]:
         "images": _digest(run.data.contents()),
         "network": _digest(run.model.state_dict()),
         "seed": config["seed"],
-        "trainer": {k: config["trainer"][k] for k in ("channels_last", "compile", "deterministic", "devices")},
+        "trainer": {
+            k: config["trainer"][k] for k in ("channels_last", "compile", "deterministic", "devices", "kernels")
+        },
         "threads": torch.get_num_threads(),
+        "engine": native() is not None,
         "device": torch.cuda.get_device_name(device)
         if device.type == "cuda"
         else torch.backends.cpu.get_cpu_capability(),

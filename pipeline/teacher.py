@@ -13,7 +13,7 @@ from yaml import YAMLError
 from sparsign.configs.members import targets
 from sparsign.models.cutting import cut
 from sparsign.pipeline import build
-from sparsign.pipeline.folder import RunFolder, load_plain
+from sparsign.pipeline.folder import RunFolder, load_plain, read_mapping
 from sparsign.pipeline.plan import StagePlan
 
 NO_TEACHER = "schedule.*.distill needs schedule.teacher=<file>: this run trains no float network first"
@@ -70,14 +70,28 @@ def _other_network(config: DictConfig) -> tuple[str, dict[str, Any]] | None:
     if name is not None and not teacher:
         raise ValueError(f"schedule.teacher_model={name} needs schedule.teacher=<its weights>")
     if name is not None:
+        _check_saw(config, Path(teacher).expanduser())
         return known[name], {}
     if not teacher or not (said := RunFolder(Path(teacher).expanduser()).config).is_file():
         return None
     try:
-        its = OmegaConf.load(said).model
-        form, other = its.form, (its._target_, its.options)
+        its = OmegaConf.load(said)
+        form, other = its.model.form, (its.model._target_, its.model.options)
     except (YAMLError, OmegaConfBaseException, AttributeError) as error:
         raise ValueError(f"schedule.teacher={teacher}: its config.yaml names no network") from error
     if form != "float":
         raise ValueError(f"schedule.teacher={teacher}: a run of form {form}; expected one that trained a float network")
+    _check_saw(config, Path(teacher).expanduser())
     return other
+
+
+def _check_saw(config: DictConfig, teacher: Path) -> None:
+    """A teacher that is a run folder must have seen images as this run's are; of a file nothing is known."""
+    path = RunFolder(teacher).config
+    saw = (read_mapping(path) if path.is_file() else {}).get("dataset") or {}
+    for key in ("mean", "std"):
+        mine = list(config.dataset[key])
+        if list(saw.get(key, mine)) != mine:
+            raise ValueError(
+                f"schedule.teacher={teacher}: it saw images of dataset.{key}={list(saw[key])}; expected {mine}, as here"
+            )

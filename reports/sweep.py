@@ -57,6 +57,11 @@ class Run:
     def ratio(self) -> float:
         return self.report["size"]["compression_ratio"]
 
+    @property
+    def bytes(self) -> int:
+        """On disk: networks of other sizes have other ratios."""
+        return self.report["size"]["packed_bytes"]
+
 
 def find_runs(folder: Path) -> list[Run]:
     """Every readable report.json at most three folders below; unreadable ones are left out."""
@@ -71,7 +76,7 @@ def find_runs(folder: Path) -> list[Run]:
 
 
 def pareto(runs: Sequence[Run]) -> list[Run]:
-    """Runs that no other run beats: none is at least as good in held-out top-1 and compression ratio and better in one.
+    """Runs that no other run beats: none is at least as good in held-out top-1 and bytes on disk and better in one.
 
     Empty where a run held nothing out: nothing may be chosen by test accuracy.
     """
@@ -79,10 +84,10 @@ def pareto(runs: Sequence[Run]) -> list[Run]:
         return []
 
     def beaten(run: Run) -> bool:
-        as_good = (r for r in runs if r.val_top1 >= run.val_top1 and r.ratio >= run.ratio)
-        return any(r.val_top1 > run.val_top1 or r.ratio > run.ratio for r in as_good)
+        as_good = (r for r in runs if r.val_top1 >= run.val_top1 and r.bytes <= run.bytes)
+        return any(r.val_top1 > run.val_top1 or r.bytes < run.bytes for r in as_good)
 
-    return sorted((run for run in runs if not beaten(run)), key=lambda run: run.ratio)
+    return sorted((run for run in runs if not beaten(run)), key=lambda run: -run.bytes)
 
 
 def rows(runs: Sequence[Run]) -> list[dict[str, Any]]:
@@ -125,25 +130,26 @@ def _cells(row: dict[str, Any]) -> list[str]:
 
 @styled
 def pareto_figure(runs: Sequence[Run]) -> Figure:
-    """Held-out top-1 against compression ratio, a marker per run, the Pareto front joined; test top-1 without a front
+    """Held-out top-1 against bytes on disk, a marker per run, the Pareto front joined; test top-1 without a front
     where nothing was held out."""
     figure, (ax,) = axes(7.6, 4.4)
     front, names = pareto(runs), short([run.label for run in runs])
     height = {run.label: 100 * (run.val_top1 if front else run.top1) for run in runs}
-    ax.plot([r.ratio for r in front], [height[r.label] for r in front], color=BLUE, linewidth=1.4, zorder=2)
+    ax.plot([r.bytes for r in front], [height[r.label] for r in front], color=BLUE, linewidth=1.4, zorder=2)
     kinds = list(dict.fromkeys(run.report["compressor"] for run in runs))
     for run, name in zip(runs, names, strict=True):
         best = run in front
         marker = MARKERS[kinds.index(run.report["compressor"]) % len(MARKERS)]
-        ax.scatter(run.ratio, height[run.label], s=42, marker=marker, color=BLUE if best else PALE, zorder=3)
+        ax.scatter(run.bytes, height[run.label], s=42, marker=marker, color=BLUE if best else PALE, zorder=3)
         text = name if len(name) <= 40 else f"{name[:39]}…"
         place, color = (6, 5), (INK if best else MUTED)
-        ax.annotate(text, (run.ratio, height[run.label]), place, textcoords="offset points", fontsize=7.5, color=color)
+        ax.annotate(text, (run.bytes, height[run.label]), place, textcoords="offset points", fontsize=7.5, color=color)
     if len(kinds) > 1:
         for k, kind in enumerate(kinds):
             ax.scatter([], [], s=42, marker=MARKERS[k % len(MARKERS)], color=MUTED, label=kind)
         ax.legend(loc="lower left")
-    ax.set_xlabel("fp32 bytes / bytes on disk")
+    ax.set_xscale("log")
+    ax.set_xlabel("bytes on disk")
     ax.set_ylabel("top-1 on held-out images, %" if front else "top-1 on test images, %")
     ax.margins(x=0.18, y=0.15)
     ax.grid(color=GRID)

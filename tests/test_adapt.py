@@ -176,6 +176,16 @@ def test_a_run_folder_of_another_network_says_which(model, configuration, tmp_pa
         assert torch.equal(teacher(images), other(images))
 
 
+@pytest.mark.parametrize("named", [[], ["schedule.teacher_model=resnet32"]])
+def test_a_teacher_saw_images_as_its_students_are(named, configuration, tmp_path):
+    small = [*TINY_DATA, "dataset.image_size=16"]
+    run_folder(tmp_path / "other", configuration("compressor=twn", "model=resnet32", *small, "dataset.std=[1,1,1]"))
+    teacher = [f"schedule.teacher={tmp_path / 'other'}", *named]
+    config = configuration("compressor=stq_a", "model=nin", *small, *teacher)
+    with pytest.raises(ValueError, match=r"saw images of dataset\.std=\[[^\n]*; expected \[[^\n]*, as here$"):
+        build_teacher(config, RunFolder(tmp_path / "run"))
+
+
 @pytest.mark.parametrize(
     "written, said",
     [

@@ -12,7 +12,8 @@ from sets import TinyCifar10, make, write_binary
 
 from sparsign.datamodules.cifar import Cifar10
 from sparsign.datamodules.digits import Digits
-from sparsign.datamodules.splits import stratified
+from sparsign.datamodules.on_device import OnDeviceImages
+from sparsign.datamodules.splits import Split, stratified
 from sparsign.datamodules.tensors import normalise
 
 CONFIGS = Path(__file__).parents[1] / "configs" / "dataset"
@@ -87,6 +88,33 @@ def test_sizes_and_channels_a_set_cannot_give_are_refused(tmp_path):
         make(TinyCifar10, tmp_path, image_size=28).load()
     with pytest.raises(ValueError, match=r"dataset\.channels=1"):
         make(TinyCifar10, tmp_path, channels=1).load()
+
+
+GOOD = torch.zeros(4, 3, 32, 32, dtype=torch.uint8)
+
+
+@pytest.mark.parametrize(
+    ("images", "labels", "said"),
+    [
+        (
+            GOOD.float(),
+            range(4),
+            r"training images are torch\.float32 \[4, 3, 32, 32\]; expected torch\.uint8 \[N, C, H, H\]",
+        ),
+        (GOOD[:, :, :16], range(4), r"training images are torch\.uint8 \[4, 3, 16, 32\]"),
+        (GOOD, range(1, 5), r"expected 4 training labels of 0 to 3, not 4 of 1 to 4"),
+        (GOOD, range(3), r"expected 4 training labels of 0 to 3, not 3 of 0 to 2"),
+    ],
+)
+def test_what_read_gives_is_checked(images, labels, said):
+    class Own(OnDeviceImages):
+        classes = 4
+
+        def read(self):
+            return Split(images, torch.tensor(labels), GOOD, torch.arange(4))
+
+    with pytest.raises(ValueError, match=rf"^Own\.read\(\): {said}"):
+        make(Own, num_classes=4).load()
 
 
 def test_normalise_leaves_the_stored_images_alone():

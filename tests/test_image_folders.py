@@ -9,6 +9,7 @@ from PIL import Image
 from sets import make, one_line, pixels, same
 
 from sparsign.datamodules import streamed
+from sparsign.datamodules.decode import BrokenImageError, open_rgb
 from sparsign.datamodules.image_folder import ImageFolder
 from sparsign.datamodules.imagenet import ImageNet
 
@@ -161,6 +162,22 @@ def test_a_broken_image_is_one_line_with_its_path(tmp_path, workers):
     with pytest.raises(ValueError, match=r"not a whole image") as error:
         list(folder_of(tmp_path, workers=workers).train_dataloader())
     one_line(error, path)
+
+
+@pytest.mark.parametrize("name, kind", [("deep.png", np.uint16), ("deep.tiff", np.float32)])
+def test_pixels_of_more_than_eight_bits_are_refused(tmp_path, name, kind):
+    Image.fromarray(np.linspace(0, 1000, 64, dtype=kind).reshape(8, 8)).save(tmp_path / name)
+    with pytest.raises(BrokenImageError, match=r"deep\.\w+: pixels of mode \S+; expected 8 bits a channel$"):
+        open_rgb(tmp_path / name)
+
+
+def test_parts_are_not_taken_for_classes(tmp_path):
+    write_folders(tmp_path / "a", (("Train", 2), ("Test", 2)))
+    with pytest.raises(ValueError, match=r"Test: a part and no class; expected folders called train, test and val$"):
+        folder_of(tmp_path / "a")
+    write_folders(tmp_path / "b")
+    (tmp_path / "b" / "test").mkdir()  # ILSVRC's own: images without labels
+    assert len(folder_of(tmp_path / "b", SmallImageNet, val_fraction=0.0).test_dataloader().dataset) == 6
 
 
 def test_folders_that_are_not_as_they_should_be_are_named(tmp_path):

@@ -87,6 +87,11 @@ def test_a_folder_is_named_on_the_command_line(command_line, spelled):
     assert members.targets("model")["mine"] == "elsewhere.mine"
 
 
+@pytest.mark.parametrize("words", [["-c", "job"], ["--cfg", "job"]])
+def test_hydras_words_are_left_to_it(words):
+    assert plugins.from_arguments(["model=nin", *words]) == ["model=nin", "--cfg", "job"]
+
+
 def test_what_a_plugin_does_wrong_is_named_in_one_line(command_line):
     with pytest.raises(ValueError, match=r"^--config-dir nowhere: expected a folder laid out as configs/$"):
         plugins.from_arguments(["--config-dir", "nowhere"])

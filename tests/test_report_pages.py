@@ -166,6 +166,13 @@ def test_pareto_front_holds_what_nothing_beats():
     assert {int(run.label) for run in sweep.pareto(runs)} == expected == {1, 4, 5, 6}
 
 
+def test_networks_of_two_sizes_are_compared_by_bytes():
+    large, small = a_report(0.91, 744_865), a_report(0.907, 30_099)
+    large["size"]["compression_ratio"], small["size"]["compression_ratio"] = 59.1, 36.2
+    runs = [sweep.Run("large", large), sweep.Run("small", small)]
+    assert sweep.pareto(runs) == runs
+
+
 def test_fronts_are_chosen_on_held_out_images_never_by_test_accuracy():
     better_on_test = sweep.Run("a", a_report(0.9, 100, val_top1=0.7))
     better_held_out = sweep.Run("b", a_report(0.8, 100, val_top1=0.8))

@@ -33,9 +33,11 @@ def left(layer: nn.Module) -> int:
 def left_with_zeros(layers: Iterable[nn.Module]) -> int | None:
     """Weights that the masks of `layers` leave, where a quantizer has made zeros of some of them.
 
-    None where none has: then the nonzero weights of the packed file are those that pruning left.
+    None where none has, or where no mask tells: then the nonzero weights of the packed file are those that are left.
     """
     layers = list(layers)
+    if not any(_masks(layer) for layer in layers):
+        return None
     count = sum(map(left, layers))
     return count if count != sum(int(layer.weight.count_nonzero()) for layer in layers) else None
 
