@@ -89,13 +89,25 @@ def without_effect(overrides: Sequence[str], compressor: Compressor, plans: list
 
     No error: a sweep gives all its methods the same words.
     """
-    kinds = {plan.stage.kind for plan in plans}
-    found = [(word, re.match(r"\+*schedule\.(\w+)\.", word)) for word in overrides]
-    return [
-        f"{word}: has no effect, {compressor.name} has no stage {kind[1]}"
-        for word, kind in found
-        if kind and kind[1] in STAGE_KINDS and kind[1] not in kinds
+    found = [(word, re.match(r"\+*schedule\.(\w+)\.(\w+)=", word)) for word in overrides]
+    reasons = [
+        (word, _idle(said[2], said[1], [p.recipe for p in plans if p.stage.kind == said[1]], compressor.name))
+        for word, said in found
+        if said and said[1] in STAGE_KINDS and not (said[2] == "epochs" and word.endswith("=0"))
     ]
+    return [f"{word}: has no effect, {reason}" for word, reason in reasons if reason]
+
+
+def _idle(field: str, kind: str, recipes: list[Recipe], method: str) -> str | None:
+    """Why an option of a stage does nothing under these recipes of its stages; None: it does."""
+    if not recipes:
+        return f"{method} has no stage {kind}"
+    if field != "cut" and all(recipe.epochs == 0 for recipe in recipes):
+        return f"stage {kind} trains nothing"
+    if field in ONLY_OF and not any(_acts(field, asdict(recipe)) for recipe in recipes):
+        other, value = ONLY_OF[field]
+        return f"it is for {other}={value} and stage {kind} has {other}={getattr(recipes[0], other)}"
+    return None
 
 
 def _kinds(compressor: Compressor) -> list[Stage]:

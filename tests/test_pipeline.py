@@ -97,13 +97,23 @@ def test_a_cap_of_the_rate_is_told(configuration):
     assert [(t["name"], t["lr"]) for t in told] == [("pretrain", 0.02), ("prune", 0.02), ("quantize", 0.01)]
 
 
-def test_words_for_a_stage_that_the_method_lacks_are_told(configuration):
+def test_words_without_effect_are_told(configuration):
     config = configuration("compressor=twn", "model=lenet5", "schedule=smoke")
     twn = build.compressor(config)
     plans = resolve(config, twn, build.model(config))
     words = ["compressor=twn", "schedule.prune.epochs=2", "+schedule.quantize.lr=0.1", "schedule.teacher=a"]
     told = without_effect(words, twn, plans)
     assert told == ["schedule.prune.epochs=2: has no effect, twn has no stage prune"]
+    config = configuration("compressor=stq_a", "model=resnet20", *TINY_DATA)
+    stq_a = build.compressor(config)
+    words = {
+        "schedule.prune.lr=0.3": "stage prune trains nothing",
+        "schedule.finetune.momentum=0.5": "it is for optimizer=sgd and stage finetune has optimizer=adam",
+        "schedule.finetune.milestones=[0.9]": "it is for decay=multistep and stage finetune has decay=cosine",
+    }
+    harmless = ["schedule.prune.cut=true", "schedule.prune.epochs=0", "schedule.finetune.bn_batches=3"]
+    told = without_effect([*words, *harmless], stq_a, resolve(config, stq_a, build.model(config)))
+    assert told == [f"{word}: has no effect, {reason}" for word, reason in words.items()]
 
 
 def test_report_agrees_with_the_file_and_proves_the_reload(finished):
