@@ -1,7 +1,7 @@
 """Tiny ImageNet: 200 classes of 64x64 images, decoded from its folders once."""
 
+import hashlib
 import os
-import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +22,8 @@ class TinyImageNet(OnDeviceImages):
     the official test labels are not public).
 
     Looks in root/tiny-imagenet-200, then root itself, for wnids.txt, train/<id>/images/*.JPEG, val/images/*.JPEG and
-    val/val_annotations.txt. Decoded images are kept beside them in decoded-*.npy files, where the folder is writable.
+    val/val_annotations.txt. Decoded images are kept beside them in decoded-*.npy files, where the folder is writable,
+    and taken again as long as the files have the same names and order.
     """
 
     classes = 200
@@ -63,10 +64,11 @@ class TinyImageNet(OnDeviceImages):
 
 def _decoded(items: list[tuple[Path, int]], cache: Path) -> tuple[Tensor, Tensor]:
     labels = torch.tensor([label for _, label in items])
-    images = _read_cache(cache, len(items))
+    order = hashlib.sha256("\n".join(str(path.relative_to(cache.parent)) for path, _ in items).encode()).hexdigest()
+    images = _read_cache(cache, len(items), order)
     if images is None:
         images = np.stack([decode(path) for path, _ in items])
-        _write_cache(cache, images)
+        _write_cache(cache, images, order)
     return torch.from_numpy(images), labels
 
 
@@ -78,18 +80,26 @@ def decode(path: Path) -> np.ndarray:
     return pixels.transpose(2, 0, 1)
 
 
-def _read_cache(cache: Path, count: int) -> np.ndarray | None:
+def _read_cache(cache: Path, count: int, order: str) -> np.ndarray | None:
+    """The images decoded before, if they are of the same files in the same order."""
     try:
+        if cache.with_suffix(".order").read_text() != order:
+            return None
         images = np.load(cache, allow_pickle=False)
     except (OSError, ValueError, EOFError):
         return None
     return images if images.shape == (count, 3, SIDE, SIDE) and images.dtype == np.uint8 else None
 
 
-def _write_cache(cache: Path, images: np.ndarray) -> None:
+def _write_cache(cache: Path, images: np.ndarray, order: str) -> None:
+    part = cache.with_name(f".{cache.name}.{os.getpid()}.part")
     try:
-        with tempfile.NamedTemporaryFile(dir=cache.parent, suffix=".tmp", delete=False) as file:
+        cache.with_suffix(".order").unlink(missing_ok=True)  # never beside the images of another order
+        with open(part, "wb") as file:
             np.save(file, images, allow_pickle=False)
-        os.replace(file.name, cache)
-    except OSError:  # a read-only data folder only costs the decoding again next time
+        os.replace(part, cache)
+        cache.with_suffix(".order").write_text(order)
+    except OSError:  # a read-only or full data folder only costs the decoding again next time
         return
+    finally:
+        part.unlink(missing_ok=True)

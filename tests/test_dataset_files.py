@@ -209,6 +209,11 @@ def test_tiny_imagenet_tree_and_its_decoded_copy(tmp_path):
         path.write_bytes(b"")  # only the decoded copy is left
     again = make(SmallTinyImageNet, tmp_path, image_size=64).load()
     assert torch.equal(again.train_images, split.train_images)
+    annotations = (place / "val" / "val_annotations.txt").read_text().splitlines()
+    (place / "val" / "val_annotations.txt").write_text("\n".join(reversed(annotations)))
+    other = make(SmallTinyImageNet, tmp_path, image_size=64).load()
+    assert other.test_labels.tolist() == [0, 1, 2]  # and the images are no longer those that were decoded in that place
+    assert torch.equal(other.test_images, split.test_images.flip(0))
     (place / "decoded-train.npy").write_bytes(b"\x93NUMPY")  # a broken copy is not believed
     with pytest.raises(ValueError, match="JPEG"):
         make(SmallTinyImageNet, tmp_path, image_size=64).load()
