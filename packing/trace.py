@@ -23,7 +23,7 @@ RENAMED = {"batchnorm": "affine", "shift": "affine"}
 def to_packed(
     model: nn.Module, encode: Encode, input_shape: tuple[int, int, int], meta: dict[str, Any] | None = None
 ) -> PackedModel:
-    """Pack a trained model; its logits (eval mode, fp32) do not change.
+    """Pack a trained model; its logits (eval mode, fp32) do not change (of a division by a number: see `canonical`).
 
     Args:
         encode: layer -> its integer codes and how they become numbers, or None for a layer that stays float; see
