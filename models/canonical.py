@@ -1,9 +1,9 @@
 """One spelling for every network: functions, methods and views of a traced forward become the modules of `KINDS`.
 
 Functions become the modules that compute the same numbers; but x / c is x * (1 / c), whose last bit may differ where c
-is no power of two. Whatever only moves numbers (view, transpose, chunk, ...) is
-run on the numbers' own places, and is taken for what it does to them: a flatten, an order of channels, or nothing.
-Sizes are those of the example, and the batch has two images in it, so that nothing that mixes them passes.
+is no power of two. Whatever only moves numbers (view, transpose, chunk, ...) is run on the numbers' own places, and is
+taken for what it does to them: a flatten, an order of channels, or nothing. Sizes are those of the
+example, and the batch has two images in it, so that nothing that mixes them passes.
 """
 
 from __future__ import annotations
