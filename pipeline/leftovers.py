@@ -8,7 +8,7 @@ from rich.console import Console
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from sparsign.compressors.parts.transforms import Quantizer, attach, encode_layer, scaled
+from sparsign.compressors.parts.transforms import Mask, Quantizer, attach, encode_layer, scaled, transforms
 from sparsign.models.graph import batchnorm_affine
 from sparsign.models.react import ChannelShift
 from sparsign.pipeline.memory_format import lay_out
@@ -72,13 +72,14 @@ def to_precision(model: nn.Module, kind: str) -> None:
 
 def _round_layer(name: str, layer: nn.Module, kind: str) -> None:
     encoded, weight = encode_layer(layer), layer.weight.detach()
+    masks = [t for t in transforms(layer) if isinstance(t, Mask) and t.active]  # they tell what pruning left
     _bare(layer)
     if encoded is None:
         layer.weight = _parameter(name, weight, kind)
     else:
         codes, scale = encoded
         scale = tuple(rounded(name, s, kind) for s in scale) if isinstance(scale, tuple) else rounded(name, scale, kind)
-        attach(layer, OnCodes(codes, scale))
+        attach(layer, *masks, OnCodes(codes, scale))
     if layer.bias is not None:
         layer.bias = _parameter(name, layer.bias, kind)
 

@@ -49,6 +49,14 @@ def test_the_file_holds_rounded_leftovers_and_answers_as_the_rounded_network(
                                 if isinstance(v, torch.Tensor))  # fmt: skip
 
 
+@pytest.mark.parametrize("kind", ["fp32", "bf16"])
+def test_zeros_of_the_threshold_are_not_pruned_weights(kind, configuration, tmp_path, plain_page):
+    options = ["compressor=ptq", "compressor.delta=twn", "compressor.pfr=0.5", "model=lenet5", "dataset.image_size=28"]
+    report = train.run(configuration(*options, *TINY_DATA, *ONE_EPOCH, f"leftovers={kind}"), tmp_path / "run")
+    structure = report["structure"]
+    assert structure["pfr"] == pytest.approx(0.5, abs=1e-3) and structure["weight_pfr"] > 0.501
+
+
 def test_a_run_resumed_after_its_last_stage_has_the_same_file(configuration, tmp_path, plain_page):
     config = configuration("compressor=bnn", "model=resnet20", *TINY_DATA, *ONE_EPOCH, "leftovers=fp16",
                            "dataset.image_size=16")  # fmt: skip
