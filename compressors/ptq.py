@@ -44,7 +44,9 @@ class PTQ(Compressor):
     pfr: float = option(0.9, "prune ratio r: fraction of zero weights in every compressed layer", ge=0, lt=1)
     start_ratio: float = option(0.3, "prune ratio at the first epoch of the ramp", ge=0, lt=1)
     ramp: float = option(0.6, "fraction of the prune stage over which the ratio rises", ge=0, le=1)
-    delta: str = option("support", "ternary threshold on survivors: 0 (support) or 0.7 mean|u| (twn)", choices=DELTAS)
+    delta: str = option(
+        "support", "ternary threshold on survivors: 0 (support) or 0.7 mean|u| (twn: better)", choices=DELTAS
+    )
     estimator: str = option("R1", "gradient of the ternary weights", choices=tuple(ESTIMATORS))
     lambda_: float = option(0.01, "pull to the ternary point (R0: to zero); few epochs bear 0.2, ImageNet 1e-4", ge=0)
     lambda_ramp: float = option(3.0, "power of lambda's rise over the quantize stage; 0: constant", ge=0)
