@@ -148,7 +148,10 @@ def pareto_figure(runs: Sequence[Run]) -> Figure:
         for k, kind in enumerate(kinds):
             ax.scatter([], [], s=42, marker=MARKERS[k % len(MARKERS)], color=MUTED, label=kind)
         ax.legend(loc="lower left")
-    ax.set_xscale("log")
+    sizes = [run.bytes for run in runs]
+    if max(sizes) > 20 * min(sizes):  # networks of very different sizes
+        ax.set_xscale("log")
+    ax.xaxis.set_major_formatter("{x:,.0f}")
     ax.set_xlabel("bytes on disk")
     ax.set_ylabel("top-1 on held-out images, %" if front else "top-1 on test images, %")
     ax.margins(x=0.18, y=0.15)
