@@ -135,6 +135,7 @@ def test_metrics_have_one_row_per_epoch_and_one_per_stage(finished):
         ("prune", None), ("finetune", 0), ("finetune", None),
     ]  # fmt: skip
     assert all("val_top1" in r for r in rows if "epoch" in r)
+    assert all(r["lr"] > 0 for r in rows if "epoch" in r)  # of the last step, not of one after it, which would be 0
 
 
 def test_checkpoints_load_as_plain_data(finished):
