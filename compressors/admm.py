@@ -24,10 +24,10 @@ from sparsign.compressors.parts.constraints import Constraint, FewGroups, FewLev
 from sparsign.compressors.parts.duals import Dual, convergence
 from sparsign.compressors.parts.fixed_levels import FixedLevels, Frozen, scales_alone
 from sparsign.compressors.parts.levels import KINDS, levels_of, search_interval
-from sparsign.compressors.parts.transforms import WeightMask, attach, find, found, latent, scaled
+from sparsign.compressors.parts.transforms import WeightMask, attach, find, found, latent, scaled, weighted
 from sparsign.compressors.pruning.cut import attach_channel_masks
 from sparsign.compressors.pruning.projections import STRUCTURES
-from sparsign.compressors.pruning.purify import purified, remove_unused_paths, weighted
+from sparsign.compressors.pruning.purify import purified, remove_unused_paths
 from sparsign.compressors.pruning.rounds import COMBINED, Rounds, pruning_steps
 from sparsign.configs.options import option
 

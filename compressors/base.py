@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from sparsign.compressors.parts.transforms import weighted
 from sparsign.configs.options import check, near_match, option
 from sparsign.models.checks import FORMS
 
@@ -115,7 +116,7 @@ class Compressor:
         Raises:
             ValueError: no layer is left to compress.
         """
-        found = {n: m for n, m in model.named_modules() if isinstance(m, (nn.Conv2d, nn.Linear))}
+        found = weighted(model)
         names = list(found)
         patterns = [p for p in self.float_layers if p not in ("first", "last")]
         skip = {names[0]} if "first" in self.float_layers else set()

@@ -46,7 +46,7 @@ class STQA(BinaryFilterPruning):
 
     def prepare(self, model: nn.Module, example: Tensor) -> None:
         """Raises ValueError: no binary conv has BN behind it, or all of them are exempt."""
-        layers, norms = self.layers(model), batchnorm_after(model)
+        layers, norms = self.prunable(model), batchnorm_after(model)
         self._norms = {name: norms[name] for name in layers if name in norms and has_scale(model, norms[name])}
         if not self._norms:
             raise ValueError(

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from sparsign.compressors.base import Compressor, Recipe, Stage
 from sparsign.compressors.parts.quantizers import Binary
-from sparsign.compressors.parts.transforms import WeightTransform, attach, latent
+from sparsign.compressors.parts.transforms import WeightTransform, attach, latent, weighted
 from sparsign.compressors.pruning.cut import attach_channel_masks, filter_metrics, remove_filters
 from sparsign.configs.options import option
 
@@ -76,6 +76,7 @@ class BinaryFilterPruning(BinaryMethod):
 
     def prepare(self, model: nn.Module, example: Tensor) -> None:
         self._example = example
+        self.prunable(model)  # refused before anything is trained
         super().prepare(model, example)
         attach_channel_masks(model)
 
@@ -85,7 +86,7 @@ class BinaryFilterPruning(BinaryMethod):
         Raises:
             ValueError: none is left.
         """
-        last = [name for name, layer in model.named_modules() if isinstance(layer, (nn.Conv2d, nn.Linear))][-1]
+        last = list(weighted(model))[-1]
         found = {name: layer for name, layer in self.layers(model).items() if name != last}
         if not found:
             raise ValueError(

@@ -98,6 +98,11 @@ def attach(layer: nn.Module, *transforms: WeightTransform, tensor: str = "weight
         parametrize.register_parametrization(layer, tensor, transform)
 
 
+def weighted(model: nn.Module) -> dict[str, nn.Module]:
+    """All conv and linear layers by name, in model order."""
+    return {name: m for name, m in model.named_modules() if isinstance(m, (nn.Conv2d, nn.Linear))}
+
+
 def latent(layer: nn.Module) -> nn.Parameter:
     """The full-precision weight that the optimizer updates."""
     return layer.parametrizations.weight.original if parametrize.is_parametrized(layer, "weight") else layer.weight

@@ -5,14 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from sparsign.compressors.parts.transforms import ChannelMask, WeightMask, find, latent
+from sparsign.compressors.parts.transforms import ChannelMask, WeightMask, find, latent, weighted
 from sparsign.compressors.pruning.cut import remove_filters
 from sparsign.compressors.pruning.projections import group_norms
-
-
-def weighted(model: nn.Module) -> dict[str, nn.Module]:
-    """All conv and linear layers by name, in model order."""
-    return {name: m for name, m in model.named_modules() if isinstance(m, (nn.Conv2d, nn.Linear))}
 
 
 @torch.no_grad()

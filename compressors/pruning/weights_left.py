@@ -7,7 +7,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
-from sparsign.compressors.parts.transforms import Mask, transforms
+from sparsign.compressors.parts.transforms import Mask, transforms, weighted
 
 
 def weights_left(model: nn.Module) -> dict[str, int]:
@@ -15,7 +15,7 @@ def weights_left(model: nn.Module) -> dict[str, int]:
 
     A weight is left where every mask of its layer is 1: a zero that a quantizer makes there still counts.
     """
-    layers = [layer for layer in model.modules() if isinstance(layer, (nn.Conv2d, nn.Linear))]
+    layers = list(weighted(model).values())
     if not any(_masks(layer) for layer in layers):
         return {}
     counts = [(left(layer), isinstance(layer, nn.Conv2d)) for layer in layers]
